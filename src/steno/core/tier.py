@@ -1,0 +1,103 @@
+"""The Tier protocol: what becomes of the KV of committed tokens once they leave a session's open buffer.
+
+A session keeps its newest tokens, and the drafts under verification, dense in an *open buffer*. A cache form (a knob of
+the `cache` room) says which committed tokens are *due* to leave it, and opens a `Tier` that takes them. Attention over
+the whole past is the log-sum-exp merge of the tier's `attend` and the open buffer's.
+
+Everything a tier holds is a function of the committed tokens alone: `due` depends on the length only, a sealed token is
+never encoded again, and a session never lets one step cross a point where `due` changes (`Session.room`). That is
+schedule invariance, and it is why speculation composes with compression (specs: cache, section 4.4).
+
+Shapes: B batch, W nodes, T tokens, H query heads, G key heads, D head width. Keys are stored as the model rotated them
+unless the form says otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVShape:
+    """Shape and place of a session's KV."""
+
+    batch: int
+    layers: int
+    query_heads: int
+    key_heads: int
+    head_dim: int
+    capacity: int
+    dtype: "torch.dtype"
+    device: "torch.device"
+
+
+class Tier(Protocol):
+    """Sealed tokens of every layer for B rows."""
+
+    @property
+    def sealed(self) -> tuple[int, ...]:
+        """Tokens per row handed over so far: always the prefix [0, sealed)."""
+        ...
+
+    def seal(self, row: int, layer: int, k: "Tensor", v: "Tensor") -> None:
+        """Take k, v [G, T, D], the tokens [sealed, sealed + T) of `row`; every layer gets the same T in turn.
+
+        `sealed` grows when the last layer has been given.
+        """
+        ...
+
+    def attend(self, layer: int, q: "Tensor", positions: "Tensor", scale: float) -> "tuple[Tensor, Tensor]":
+        """Attention of q [B, H, W, D] at positions [B, W] over the sealed tokens, in float32.
+
+        Returns (out [B, H, W, D], lse [B, H, W]); where nothing is visible out is 0 and lse is -inf.
+        """
+        ...
+
+    def materialise(self, layer: int) -> "tuple[Tensor, Tensor, Tensor]":
+        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty. For checks and fallbacks."""
+        ...
+
+    def crop(self, row: int, length: int) -> None:
+        """Take a row back to `length` tokens. Raises CapsError below what has been sealed."""
+        ...
+
+    def fork(self, rows: Sequence[int]) -> "Tier":
+        """A tier whose row i is row `rows[i]`; sealed blocks are shared, never copied."""
+        ...
+
+    def storages(self) -> "dict[str, list[Tensor]]":
+        """Live tensors by part (payload, scales, positions, ...), from which bytes are read."""
+        ...
+
+
+class CacheSpec(Protocol):
+    """A cache form: a knob of the `cache` room."""
+
+    def due(self, length: int) -> int:
+        """How many of a row's first `length` committed tokens must have left the open buffer. Never decreases."""
+        ...
+
+    def sees(self, query: "Tensor", key: "Tensor") -> "Tensor | None":
+        """Which positions a query may see beyond causality: query [..., W, 1] against key [..., 1, S], bool; None: all."""
+        ...
+
+    def open(self, shape: KVShape) -> Tier:
+        """An empty tier."""
+        ...
+
+
+def room(spec: CacheSpec, length: int, most: int) -> int:
+    """Tokens, at least 1 and at most `most`, that one step may commit at `length` and still see one form of the cache.
+
+    The node at position p is, token by token, computed with due(p) tokens sealed; so a step from `length` may hold the
+    positions p with due(p) == due(length).
+    """
+    now = spec.due(length)
+    count = 1
+    while count < most and spec.due(length + count) == now:
+        count += 1
+    return count
