@@ -157,6 +157,6 @@ def _is(value: object, kind: object) -> bool:
         return _is(value, get_args(kind)[0])
     if kind is bool:
         return isinstance(value, bool)
-    if kind in (int, float):
+    if kind is int or kind is float:
         return type(value) is kind
     return isinstance(kind, type) and isinstance(value, kind)

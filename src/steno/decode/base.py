@@ -1,0 +1,194 @@
+"""The decode room's protocols: what a drafter proposes, what an acceptor decides, what a shaper does to logits.
+
+The loop (`loop.py`) is the only caller of `Session` here. Per step and row: the pending token is node 0, the draft hangs
+off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token it ends
+on becomes pending. A drafter decides speed only; an acceptor decides what comes out.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from steno.core import ROOT, Key, Knob, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One text to continue.
+
+    number   keys the random stream, together with `seed`; row and batch never do
+    prompt   token ids, at least one
+    stop     strings that end the text; the text is cut before the first of them
+    ignore_eos  go on past the model's end tokens (for measuring speed over equal counts)
+    """
+
+    number: int
+    prompt: tuple[int, ...]
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A forest of proposed tokens below the pending token.
+
+    tokens   proposed ids
+    parents  per token the index of its parent in `tokens`, ROOT for a child of the pending token; parents come first
+    scores   the drafter's estimate that the path down to the token is accepted; cuts a draft to a budget
+    laws     [n, V] distributions the tokens were *sampled* from; None: they were chosen, not sampled
+    source   which drafter, for the statistics
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    laws: "Floats | None" = None
+    source: str = ""
+
+    @staticmethod
+    def chain(tokens: Sequence[int], scores: Sequence[float] = (), source: str = "") -> "Draft":
+        """A single path."""
+        return Draft(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), tuple(scores), None, source)
+
+    @property
+    def branches(self) -> bool:
+        """True where it is not a single path."""
+        return any(parent != i - 1 for i, parent in enumerate(self.parents))
+
+
+class Drafter(Protocol):
+    """Running state of a drafter over the rows of one loop."""
+
+    top: int
+    """How many best ids per node it wants to see in `observe`; 0: none."""
+
+    def start(self, row: int, request: Request) -> None:
+        """A request takes the row."""
+        ...
+
+    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+        """At most `budget` tokens below the pending token ids[-1]; `ids` is prompt and output."""
+        ...
+
+    def observe(self, row: int, seen: "Seen") -> None:
+        """What the model said at every node of the last step, and which path was taken."""
+        ...
+
+    def finish(self, row: int, ids: Sequence[int]) -> None:
+        """The request of the row is done; `ids` is prompt and output."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One row of one step.
+
+    tokens   ids of the nodes, the pending token first
+    parents  parents of the nodes, ROOT for node 0
+    path     indices of the accepted nodes, node 0 first
+    new      ids the row gained: the accepted drafts and the next pending token
+    top      [n, top] best ids per node, where the drafter asked for them
+    """
+
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    path: Sequence[int]
+    new: Sequence[int]
+    top: "npt.NDArray[np.int32] | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrafterKnob(Knob):
+    """Settings of a drafter."""
+
+    @abstractmethod
+    def open(self, rows: int, vocab: int) -> Drafter:
+        """Fresh state for a loop of `rows` rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShaperKnob(Knob):
+    """Settings of a shaper: a pure function of a node's logits and its own past (never of siblings)."""
+
+    @abstractmethod
+    def shape(self, logits: "Floats", past: Sequence[int]) -> "Floats":
+        """New logits [V] for the token after `past` (prompt, output and the node's ancestors); -inf forbids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptorKnob(Knob):
+    """Settings of an acceptor."""
+
+    @abstractmethod
+    def verify(self, draft: Draft, view: "View") -> tuple[list[int], int]:
+        """Walk from the pending token: (indices into the draft of the accepted tokens in order, the next token)."""
+
+
+class View(Protocol):
+    """What an acceptor may look at: shaped logits of the nodes of one row, made when asked for."""
+
+    def best(self, node: int) -> int:
+        """Greedy choice after `node`; -1 is the pending token, i is draft token i. The lowest id among equals."""
+        ...
+
+    def logits(self, node: int) -> "Floats":
+        """Shaped logits [V] after `node`."""
+        ...
+
+    def key(self, node: int, purpose: str) -> Key:
+        """The random stream for the token after `node`."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Stats:
+    """Counters of one request. Times are wall-clock seconds; in a batch a step's time is shared among its rows."""
+
+    tokens: int = 0
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    histogram: dict[int, int] = field(default_factory=dict[int, int])
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    draft_s: float = 0.0
+    forward_s: float = 0.0
+    verify_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Tokens a request gained in one step: for streaming, and for showing which of them were drafted."""
+
+    number: int
+    tokens: tuple[int, ...]
+    drafted: int
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What came of a request. `finish` is "eos", "stop", "length" or "context"."""
+
+    request: Request
+    tokens: tuple[int, ...]
+    text: str
+    finish: str
+    pieces: tuple[Piece, ...]
+    stats: Stats
+
+
+__all__ = [
+    "AcceptorKnob", "Completion", "Draft", "Drafter", "DrafterKnob", "Piece", "Request", "Seen", "ShaperKnob", "Stats",
+    "Step", "View",
+]  # fmt: skip
