@@ -200,5 +200,5 @@ def _expand(start: int, count: int) -> Floats:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
-    fields = sum(((z >> np.uint64(s)) & np.uint64(0xFFFF)).astype(np.int64) for s in (0, 16, 32, 48))
+    fields = np.stack([(z >> np.uint64(s)) & np.uint64(0xFFFF) for s in (0, 16, 32, 48)]).astype(np.int64).sum(0)
     return ((fields - 131070) * (SHARPNESS / 37837.0)).astype(np.float32)
