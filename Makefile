@@ -1,0 +1,42 @@
+# The project's commands. `make demo` and `make test` are all that a newcomer needs.
+PY := .venv/bin/python
+SETUP := .venv/.ready
+
+.PHONY: demo test check bench format docs clean setup
+
+demo: $(SETUP)            ## from nothing to a measured, proved table on the bundled model
+	.venv/bin/steno tune nib --keep tokens --minutes 3 --out demo --force
+
+test: $(SETUP)            ## the test suite, offline
+	$(PY) -m pytest
+
+check: $(SETUP)           ## what CI runs
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	$(PY) tools/docs.py --check
+	$(PY) tools/house.py
+	$(MAKE) --no-print-directory test
+
+bench: $(SETUP)           ## speed beside the peers, as ratios taken in one run
+	$(PY) tools/bench.py
+
+format: $(SETUP)
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+docs: $(SETUP)            ## write the index and the generated pages
+	$(PY) tools/docs.py
+
+setup: $(SETUP)
+
+# torch comes first and pinned: left to itself pip would take the newest build and gigabytes of CUDA with it.
+$(SETUP): pyproject.toml constraints.txt native/CMakeLists.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -c constraints.txt torch scikit-build-core nanobind cmake ninja
+	.venv/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable '.[hf,train,dev]'
+	touch $(SETUP)
+
+clean:
+	rm -rf .venv build dist demo
