@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+
 from steno.core import index
 from steno.core.errors import KnobError, MissingExtra
 

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import Annotated, ClassVar
 
 import pytest
+
 from steno.core import Card, Knob, OneOf, Span
 from steno.core.errors import KnobError
 

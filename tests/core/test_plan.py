@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+
 from steno.core import Card, Keeps, Knob, Plan, index
 from steno.core.errors import KnobError, PlanError
 from steno.core.plan import parse_value
@@ -91,4 +92,11 @@ def test_what_cannot_be_read_is_said(text, words):
 
 
 def test_values_from_the_command_line():
-    assert [parse_value(t) for t in ("4", "0.5", "true", "[1, 2]", '"a"', "drop")] == [4, 0.5, True, [1, 2], "a", "drop"]
+    assert [parse_value(t) for t in ("4", "0.5", "true", "[1, 2]", '"a"', "drop")] == [
+        4,
+        0.5,
+        True,
+        [1, 2],
+        "a",
+        "drop",
+    ]

@@ -1,15 +1,15 @@
 """The error tree. A message says who, which field, the rule, what came, and the remedy.
 
-    StenoError                 base of everything steno raises on purpose; exit code 1
-    |-- UserError              the request is wrong and the user can mend it; exit code 2
-    |   |-- KnobError          a knob's field is out of its range, or the knob is unknown
-    |   |-- PlanError          a plan cannot be read, or its knobs do not fit together
-    |   |-- ModelError         a model is missing, unsupported, damaged or does not fit
-    |   |-- PromptError        a prompt is empty, too long or unreadable
-    |   `-- OutputError        an output exists already or cannot be written
-    |-- MissingExtra           an optional dependency is not installed; exit code 2
-    |-- CapsError              a session cannot do what a method needs (trees on a recurrent model)
-    `-- DataError              stored data is damaged (the data's fault, never the caller's)
+StenoError                 base of everything steno raises on purpose; exit code 1
+|-- UserError              the request is wrong and the user can mend it; exit code 2
+|   |-- KnobError          a knob's field is out of its range, or the knob is unknown
+|   |-- PlanError          a plan cannot be read, or its knobs do not fit together
+|   |-- ModelError         a model is missing, unsupported, damaged or does not fit
+|   |-- PromptError        a prompt is empty, too long or unreadable
+|   `-- OutputError        an output exists already or cannot be written
+|-- MissingExtra           an optional dependency is not installed; exit code 2
+|-- CapsError              a session cannot do what a method needs (trees on a recurrent model)
+`-- DataError              stored data is damaged (the data's fault, never the caller's)
 """
 
 from collections.abc import Iterable

@@ -105,7 +105,13 @@ def dump(index: dict[str, Entry]) -> str:
 
 def _names_card(node: ast.ClassDef) -> bool:
     for item in node.body:
-        target = item.target if isinstance(item, ast.AnnAssign) else item.targets[0] if isinstance(item, ast.Assign) else None
+        target = (
+            item.target
+            if isinstance(item, ast.AnnAssign)
+            else item.targets[0]
+            if isinstance(item, ast.Assign)
+            else None
+        )
         if isinstance(target, ast.Name) and target.id == "card":
             return True
     return False

@@ -1,15 +1,15 @@
 """Plan: an ordered set of knobs, as TOML, with what they keep together and whether they fit.
 
-    steno = 1
-    [[knob]]
-    name = "decode.draft.suffix"
-    max_depth = 64
+steno = 1
+[[knob]]
+name = "decode.draft.suffix"
+max_depth = 64
 """
 
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from .card import Keeps, weakest
@@ -68,23 +68,23 @@ class Plan:
     def clashes(self, backend: str = "") -> list[str]:
         """Every reason why the knobs do not fit together, or do not run on `backend`; empty where they fit."""
         out: list[str] = []
-        seen: set[str] = set()
+        names = [k.name for k in self.knobs]
+        out += [f"{name} stands twice. Keep one." for name in sorted({n for n in names if names.count(n) > 1})]
+        pairs: set[frozenset[str]] = set()
         for knob in self.knobs:
-            if knob.name in seen:
-                out.append(f"{knob.name} stands twice. Keep one.")
-            seen.add(knob.name)
             card = knob.card
-            others = [k for k in self.knobs if k is not knob]
-            for prefix in card.breaks:
-                for other in others:
-                    if _below(other.name, prefix) and other.name != knob.name:
-                        out.append(f"{knob.name} cannot stand beside {other.name}. Remove one of the two.")
-            if card.needs and not any(_below(o.name, p) for p in card.needs for o in others):
+            others = [n for n in names if n != knob.name]
+            for other in others:
+                pair = frozenset((knob.name, other))
+                if pair not in pairs and any(_below(other, prefix) for prefix in card.breaks):
+                    pairs.add(pair)
+                    out.append(f"{knob.name} cannot stand beside {other}. Remove one of the two.")
+            if card.needs and not any(_below(other, prefix) for prefix in card.needs for other in others):
                 out.append(f"{knob.name} needs one of {', '.join(card.needs)}. Add one.")
             if backend and backend not in card.backends:
                 runs = ", ".join(card.backends) or "none"
                 out.append(f"{knob.name} does not run on the {backend} backend (it runs on: {runs}).")
-        return list(dict.fromkeys(_undirected(out)))
+        return out
 
     def check(self, backend: str = "", keep: Keeps | None = None) -> None:
         """Raise PlanError with every clash, or where the plan keeps less than `keep`."""
@@ -113,7 +113,9 @@ class Plan:
         version = data.pop("steno", None)
         if version != VERSION:
             came = "no version" if version is None else f"version {version!r}"
-            raise PlanError(f"{source} has {came}; this steno reads version {VERSION}. Its first line must be: steno = 1")
+            raise PlanError(
+                f"{source} has {came}; this steno reads version {VERSION}. Its first line must be: steno = 1"
+            )
         entries = data.pop("knob", [])
         if data:
             key = next(iter(data))
@@ -123,7 +125,7 @@ class Plan:
         knobs: list[Knob] = []
         for entry in cast(list[object], entries):
             if not isinstance(entry, dict) or not isinstance(cast(dict[str, object], entry).get("name"), str):
-                raise PlanError(f"{source}: every [[knob]] needs a name, such as name = \"decode.draft.suffix\"")
+                raise PlanError(f'{source}: every [[knob]] needs a name, such as name = "decode.draft.suffix"')
             settings = dict(cast(dict[str, Value], entry))
             knobs.append(make_knob(str(settings.pop("name")), settings))
         return Plan(tuple(knobs))
@@ -146,7 +148,7 @@ def merge(plans: Iterable[Plan]) -> Plan:
     out = Plan()
     for plan in plans:
         out = out.with_knobs(*plan.knobs)
-    return replace(out)
+    return out
 
 
 def _place(name: str) -> int:
@@ -160,21 +162,6 @@ def _below(name: str, prefix: str) -> bool:
 
 def _names(knobs: Iterable[Knob]) -> str:
     return ", ".join(k.name for k in knobs)
-
-
-def _undirected(problems: list[str]) -> list[str]:
-    """'a cannot stand beside b' and 'b cannot stand beside a' are one problem."""
-    out: list[str] = []
-    seen: set[frozenset[str]] = set()
-    for text in problems:
-        words = text.split()
-        if "beside" in words:
-            pair = frozenset((words[0], words[words.index("beside") + 1]))
-            if pair in seen:
-                continue
-            seen.add(pair)
-        out.append(text)
-    return out
 
 
 def _toml(value: Value) -> str:

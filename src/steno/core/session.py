@@ -1,7 +1,7 @@
 """The Session protocol: a model bound to a batch of rows, in seven calls.
 
-Shape legend of the house: B batch, W nodes, T tokens, L layers, H query heads, G key heads, D head width, M model width,
-V vocabulary.
+Shape legend of the house: B batch, W nodes, T tokens, L layers, H query heads, G key heads, D head width,
+M model width, V vocabulary.
 
 Contracts, each a property test in `tests/models/contract.py` (specs: decode, section 6):
     C1  `forward` changes nothing observable
@@ -91,7 +91,7 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a forward has to hand out. `hidden` names layers (0 = embedding output, num_layers = last, before the norm)."""
+    """What a forward has to hand out. `hidden` names layers: 0 the embedding, num_layers the last, before the norm."""
 
     logits: bool = True
     hidden: tuple[int, ...] = ()
@@ -143,7 +143,7 @@ class Session(Protocol):
         """
         ...
 
-    def forward(self, nodes: Nodes, want: Want = Want()) -> Step:  # noqa: B008
+    def forward(self, nodes: Nodes, want: Want = Want()) -> Step:
         """Run a forest speculatively: `lengths` and every later result stay as they were."""
         ...
 

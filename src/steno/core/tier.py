@@ -58,7 +58,7 @@ class Tier(Protocol):
         ...
 
     def materialise(self, layer: int) -> "tuple[Tensor, Tensor, Tensor]":
-        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty. For checks and fallbacks."""
+        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty; for checks and fallbacks."""
         ...
 
     def crop(self, row: int, length: int) -> None:
@@ -82,7 +82,7 @@ class CacheSpec(Protocol):
         ...
 
     def sees(self, query: "Tensor", key: "Tensor") -> "Tensor | None":
-        """Which positions a query may see beyond causality: query [..., W, 1] against key [..., 1, S], bool; None: all."""
+        """Positions a query may see beyond causality: query [..., W, 1] against key [..., 1, S], bool; None: all."""
         ...
 
     def open(self, shape: KVShape) -> Tier:

@@ -44,7 +44,9 @@ def locate(source: str) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise ModelError(f"{folder} has no config.json, so it is not a model folder. Point at the folder that has it.")
+            raise ModelError(
+                f"{folder} has no config.json, so it is not a model folder. Point at the folder that has it."
+            )
         return folder
     if folder.exists():
         raise ModelError(f"{folder} is a file. Name the folder that holds config.json and the safetensors files.")

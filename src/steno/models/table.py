@@ -118,10 +118,13 @@ class TableSession:
         self._last = None
         if not last:
             return None
-        rows = [self.model.row(r) if ids else np.zeros(self.vocab, np.float32) for r, ids in zip(self._rows, prompts, strict=True)]
+        rows = [
+            self.model.row(r) if ids else np.zeros(self.vocab, np.float32)
+            for r, ids in zip(self._rows, prompts, strict=True)
+        ]
         return np.stack(rows)
 
-    def forward(self, nodes: Nodes, want: Want = Want()) -> TableStep:  # noqa: B008
+    def forward(self, nodes: Nodes, want: Want = Want()) -> TableStep:
         if nodes.embeds is not None or nodes.visible is not None or nodes.layers is not None or want.hidden:
             raise CapsError("the table backend runs plain token forests only. Use --backend hf or native.")
         self.forwards += 1
@@ -175,7 +178,9 @@ class TableSession:
 
     def _grow(self, row: int, ids: list[int]) -> None:
         if len(self._rows[row]) + len(ids) > self.capacity:
-            raise PromptError(f"row {row} would hold {len(self._rows[row]) + len(ids)} tokens, its capacity is {self.capacity}")
+            raise PromptError(
+                f"row {row} would hold {len(self._rows[row]) + len(ids)} tokens, its capacity is {self.capacity}"
+            )
         for i in ids:
             if not 0 <= i < self.vocab:
                 raise PromptError(f"token id {i} is outside the vocabulary of {self.vocab}")
