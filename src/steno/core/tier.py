@@ -58,7 +58,7 @@ class Tier(Protocol):
         ...
 
     def materialise(self, layer: int) -> "tuple[Tensor, Tensor, Tensor]":
-        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty; for checks and fallbacks."""
+        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty. For checks."""
         ...
 
     def crop(self, row: int, length: int) -> None:

@@ -1,4 +1,4 @@
-"""The room's one record: which model, on which backend, in which arithmetic. Its protocols: `core.Model`, `core.Session`.
+"""The room's one record: which model, on which backend, in which arithmetic. Protocols: `core.Model`, `core.Session`.
 
 Backends: `native` (the C++ engine, Llama family), `hf` (any transformers causal LM), `table` (scripted, for tests).
 """
