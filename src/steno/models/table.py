@@ -158,6 +158,9 @@ class TableSession:
         self._last = None
 
     def crop(self, lengths: Sequence[int]) -> None:
+        for b, (row, n) in enumerate(zip(self._rows, lengths, strict=True)):
+            if not 0 <= n <= len(row):
+                raise ValueError(f"row {b} holds {len(row)} tokens, so it cannot be cropped to {n}")
         self._rows = [r[:n] for r, n in zip(self._rows, lengths, strict=True)]
         self._last = None
 
