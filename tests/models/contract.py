@@ -31,7 +31,7 @@ LENGTHS = (9, 1, 21)
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model under test. `atol` bounds the difference where bits are not promised; `cache` is the form to open with."""
+    """A model under test. `atol` bounds differences where bits are not promised; `cache` is the form to open with."""
 
     model: Model
     atol: float = 1e-4

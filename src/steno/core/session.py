@@ -152,7 +152,7 @@ class Session(Protocol):
         ...
 
     def crop(self, lengths: Sequence[int]) -> None:
-        """Take rows back to `lengths`. Raises CapsError where the session cannot, ValueError above the present length."""
+        """Take rows back to `lengths`. CapsError where the session cannot; ValueError above the present length."""
         ...
 
     def fork(self, rows: Sequence[int]) -> "Session":
