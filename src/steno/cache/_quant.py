@@ -1,0 +1,48 @@
+"""Asymmetric min-max quantisation, x ~ zero + scale * code, with float16 scale and zero.
+
+Codes are taken against the *rounded* scale and zero, and these are rounded outwards (zero down, scale up), so that
+every x lies in [zero, zero + scale * (2**bits - 1)] and |x - x_hat| <= scale / 2 holds for what is stored. A constant
+group that float16 can hold has scale 0 and comes back exactly.
+"""
+
+import torch
+from torch import Tensor
+
+from steno.core.errors import ModelError
+
+
+def quantise(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes uint8 like x, scale, zero): groups run along `dim`, which the float16 scale and zero keep with size 1.
+
+    Raises ModelError where x is not finite or a group leaves the range of float16.
+    """
+    x, levels = x.float(), 2**bits - 1
+    low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
+    zero = _step(low.half(), low, up=False)
+    wanted = (high - zero.float()) / levels
+    scale = _step(wanted.half(), wanted, up=True)
+    # The division above rounds too: one more step where the last level still falls short of the maximum.
+    short = torch.addcmul(zero.float(), scale.float(), scale.new_tensor(levels, dtype=torch.float32)) < high
+    scale = torch.where(short, _neighbour(scale, up=True), scale)
+    if not bool((scale.isfinite() & zero.isfinite()).all()):
+        raise ModelError(
+            "cache.affine: the model's keys or values are not finite, or spread beyond float16 (65504). "
+            "Use cache.dense with this model."
+        )
+    step = scale.float()
+    codes = (x - zero.float()).div_(step.masked_fill(step == 0, 1.0)).round_().clamp_(0, levels)
+    return codes.to(torch.uint8), scale, zero
+
+
+def _step(rounded: Tensor, exact: Tensor, *, up: bool) -> Tensor:
+    """`rounded` moved to the next float16 where rounding to nearest went to the wrong side of `exact`."""
+    wrong = rounded.float() < exact if up else rounded.float() > exact
+    return torch.where(wrong, _neighbour(rounded, up=up), rounded)
+
+
+def _neighbour(x: Tensor, *, up: bool) -> Tensor:
+    """The next float16: the bits of a float of one sign, read as an integer, are in order of magnitude."""
+    x = torch.where(x == 0, x.new_tensor(0.0 if up else -0.0), x)
+    away = torch.signbit(x) != up
+    bits = x.view(torch.int16)
+    return torch.where(away, bits + 1, bits - 1).view(torch.float16)
