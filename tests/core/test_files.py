@@ -32,7 +32,7 @@ def test_full_disk_leaves_the_old_file_and_no_remains(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="no space left to write .*plan.toml"):
+    with pytest.raises(OutputError, match=r"no space left to write .*plan\.toml"):
         write_bytes(path, b"new")
     with pytest.raises(OutputError, match="no space left"):
         append_line(path, "more")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steno.core.errors import PlanError, PromptError, UserError, nearest
+from steno.core.errors import PlanError, UserError, nearest
 
 if TYPE_CHECKING:
     from steno.core import Plan
@@ -94,14 +94,3 @@ def read_text(path: str, error: type[UserError]) -> str:
         raise error(f"{path} is not UTF-8 text (byte {problem.start}). Convert it, for example with iconv.") from None
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}. Check the name.") from None
-
-
-def ids_of(text: str) -> tuple[int, ...]:
-    """Token ids as typed: `3 1 4` or `3,1,4`. Table models have no tokenizer, so their prompts are written so."""
-    words = text.replace(",", " ").split()
-    try:
-        return tuple(int(word) for word in words)
-    except ValueError:
-        raise PromptError(
-            f"a table model has no tokenizer: write its prompt as ids such as '3 1 4', got '{text[:40]}'"
-        ) from None
