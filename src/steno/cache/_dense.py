@@ -24,9 +24,3 @@ class DenseForm:
     def decode(self, parts: Parts) -> tuple[Tensor, Tensor]:
         k, v = parts["payload"].float().unbind(2)
         return k, v
-
-    def scores(self, parts: Parts, q: Tensor) -> Tensor:
-        return q @ parts["payload"][:, :, 0].float().mT
-
-    def mix(self, parts: Parts, p: Tensor) -> Tensor:
-        return p @ parts["payload"][:, :, 1].float()

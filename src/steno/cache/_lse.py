@@ -11,25 +11,32 @@ from torch import Tensor
 Part = tuple[Tensor, Tensor]
 
 
-def weights(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(p, lse) of scores [..., S]: p is the softmax, 0 where every score is -inf, and lse [...] their log-sum-exp."""
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Part:
+    """The part of q [..., N, D], the softmax scale already in it, over k and v [..., T, D].
+
+    `seen` is bool and broadcasts to [..., N, T]; None: all.
+    """
+    scores = q @ k.mT
+    if seen is not None:
+        scores = scores.masked_fill_(~seen, -torch.inf)
     top = _finite(scores.amax(-1, keepdim=True))
-    p = scores.sub(top).exp_()
+    p = scores.sub_(top).exp_()
     total = p.sum(-1, keepdim=True)
-    lse = total.log().add_(top).squeeze(-1)
-    return p.div_(_positive(total)), lse
+    out = (p @ v).div_(_positive(total))
+    return out, total.log_().add_(top).squeeze(-1)
 
 
 def merge(parts: Sequence[Part]) -> Part:
-    """One part from several over disjoint keys, at least one. Order decides nothing but the last bit."""
+    """One part from several (at least one) over disjoint keys."""
     if len(parts) == 1:
         return parts[0]
     lse = torch.stack([part[1] for part in parts])
-    share, total = weights(lse.movedim(0, -1))
-    out = parts[0][0] * share[..., 0, None]
-    for index, part in enumerate(parts[1:], 1):
-        out.addcmul_(part[0], share[..., index, None])
-    return out, total
+    top = _finite(lse.amax(0))
+    weights = lse.sub_(top).exp_()
+    total = weights.sum(0)
+    shares = weights.div_(_positive(total)).unsqueeze(-1)
+    out = sum((part[0] * share for part, share in zip(parts, shares, strict=True)), torch.zeros_like(parts[0][0]))
+    return out, total.log_().add_(top)
 
 
 def _finite(top: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Codes of 2, 3, 4 and 8 bits packed along the last axis into bytes, with no bit to spare.
+"""Signed codes of 2, 3, 4 and 8 bits packed along the last axis into bytes, with no bit to spare.
 
-The layout is planar: byte i of a row of n codes holds codes i, i + n/4, i + n/2, ... (2 bits), so that unpacking writes
-whole runs. 3-bit codes are 8 to 3 bytes: two bytes of low bit pairs, then one byte of high bits. A row is padded to a
-whole number of bytes (3 bits: to a multiple of 8 codes); every usual head width needs no padding.
+Codes are two's complement, in [-2**(bits - 1), 2**(bits - 1)): an arithmetic shift unpacks them, centred on 0. The
+layout is planar: of a row of n 2-bit codes, byte i holds codes i, i + n/4, i + n/2 and
+i + 3n/4, so that unpacking writes whole runs. 3-bit codes are 8 to 3 bytes, 3.0 bits each: two planes of low bit pairs
+and one of sign bits. A row is padded to whole bytes (3 bits: to a multiple of 8 codes).
 """
 
 import torch
@@ -12,31 +13,34 @@ BITS = (2, 3, 4, 8)
 
 
 def width(count: int, bits: int) -> int:
-    """Bytes that `count` codes take."""
+    """Bytes that a row of `count` codes takes."""
     if bits == 3:
         return 3 * -(-count // 8)
     return -(-count * bits // 8)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """[..., n] uint8 codes below 2**bits to [..., width(n, bits)] uint8."""
+    """int8 codes [..., n] to int8 bytes [..., width(n, bits)]."""
     if bits == 8:
         return codes.clone(memory_format=torch.contiguous_format)
     if bits == 3:
         codes = _pad(codes, 8)
-        return torch.cat([_planes(codes & 3, 2), _planes(codes >> 2, 1)], -1)
-    return _planes(_pad(codes, 8 // bits), bits)
+        return torch.cat([_fold(codes & 3, 2), _fold((codes >> 2) & 1, 1)], -1)
+    return _fold(_pad(codes, 8 // bits) & (2**bits - 1), bits)
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` codes of each row as float32 [..., count]; the inverse of `pack`."""
+    """The first `count` codes of each row as float32 [..., count]: the inverse of `pack`."""
     if bits == 8:
         return packed.float()
     if bits == 3:
         third = packed.shape[-1] // 3
-        low, high = packed[..., : 2 * third], packed[..., 2 * third :]
-        return _spread(low, 2).add_(_spread(high, 1), alpha=4.0)[..., :count]
-    return _spread(packed, bits)[..., :count]
+        codes = _spread(packed[..., : 2 * third], 2)
+        # A pair comes back signed; its two bits are below the sign bit of the code.
+        codes = codes.bitwise_and_(3).add_(_spread(packed[..., 2 * third :], 1), alpha=4)
+    else:
+        codes = _spread(packed, bits)
+    return codes[..., :count].float()
 
 
 def _pad(codes: Tensor, multiple: int) -> Tensor:
@@ -44,7 +48,8 @@ def _pad(codes: Tensor, multiple: int) -> Tensor:
     return torch.nn.functional.pad(codes, (0, short)) if short else codes
 
 
-def _planes(codes: Tensor, bits: int) -> Tensor:
+def _fold(codes: Tensor, bits: int) -> Tensor:
+    """Unsigned codes [..., n] to bytes [..., n * bits / 8]."""
     per = 8 // bits
     runs = codes.unflatten(-1, (per, codes.shape[-1] // per))
     out = runs[..., 0, :].clone(memory_format=torch.contiguous_format)
@@ -54,8 +59,9 @@ def _planes(codes: Tensor, bits: int) -> Tensor:
 
 
 def _spread(packed: Tensor, bits: int) -> Tensor:
-    per, mask = 8 // bits, 2**bits - 1
-    out = torch.empty(*packed.shape[:-1], per, packed.shape[-1], dtype=torch.float32, device=packed.device)
+    """Bytes [..., n * bits / 8] to signed int8 codes [..., n]."""
+    per = 8 // bits
+    out = packed.new_empty(*packed.shape[:-1], per, packed.shape[-1])
     for index in range(per):
-        out[..., index, :] = (packed >> bits * index) & mask
+        out[..., index, :] = (packed << 8 - bits * (index + 1)) >> 8 - bits
     return out.flatten(-2)

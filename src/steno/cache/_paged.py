@@ -15,12 +15,12 @@ from torch import Tensor
 from steno.core import CacheSpec, KVShape
 from steno.core.errors import CapsError, DataError
 
-from ._lse import Part, merge, weights
+from ._lse import Part, attend, merge
 
 Parts = dict[str, Tensor]
 
 SCRATCH_BYTES = 4 << 20
-"""Most bytes of float32 keys, or values, that one page of one row unfolds into."""
+"""Most bytes of float32 keys and values that one page of one row and layer unfolds into."""
 
 
 class Form(Protocol):
@@ -43,14 +43,6 @@ class Form(Protocol):
         """k, v [G, T, D] in float32."""
         ...
 
-    def scores(self, parts: Parts, q: Tensor) -> Tensor:
-        """q K^T in float32: [G, N, D] to [G, N, T]."""
-        ...
-
-    def mix(self, parts: Parts, p: Tensor) -> Tensor:
-        """p V in float32: [G, N, T] to [G, N, D]."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -70,7 +62,7 @@ class PagedTier:
 
     def __init__(self, spec: CacheSpec, form: Form, shape: KVShape) -> None:
         self.spec, self.form, self.shape = spec, form, shape
-        whole = SCRATCH_BYTES // (4 * shape.key_heads * shape.head_dim)
+        whole = SCRATCH_BYTES // (2 * 4 * shape.key_heads * shape.head_dim)
         self.page_tokens = max(form.unit, whole // form.unit * form.unit)
         self._sealed = [0] * shape.batch
         self._pages: list[list[Pages]] = [[()] * shape.layers for _ in range(shape.batch)]
@@ -173,13 +165,9 @@ class PagedTier:
         start = 0
         for page in pages:
             end = start + page.tokens
-            scores = self.form.scores(page.parts, q)
+            k, v = self.form.decode(page.parts)
             seen = self.spec.sees(positions[:, None], torch.arange(start, end, device=positions.device)[None, :])
-            if seen is not None:
-                by_node = scores.unflatten(1, (-1, positions.shape[0]))
-                scores = by_node.masked_fill(~seen, -torch.inf).flatten(1, 2)
-            p, lse = weights(scores)
-            done.append((self.form.mix(page.parts, p), lse))
+            done.append(attend(q, k, v, None if seen is None else seen.repeat(q.shape[1] // positions.shape[0], 1)))
             start = end
         return merge(done)
 

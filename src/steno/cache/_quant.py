@@ -1,4 +1,4 @@
-"""Asymmetric min-max quantisation, x ~ zero + scale * code, with float16 scale and zero.
+"""Asymmetric min-max quantisation, x ~ zero + scale * (code + 2**(bits - 1)), with float16 scale and zero.
 
 Codes are taken against the *rounded* scale and zero, and these are rounded outwards (zero down, scale up), so that
 every x lies in [zero, zero + scale * (2**bits - 1)] and |x - x_hat| <= scale / 2 holds for what is stored. A constant
@@ -12,7 +12,7 @@ from steno.core.errors import ModelError
 
 
 def quantise(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes uint8 like x, scale, zero): groups run along `dim`, which the float16 scale and zero keep with size 1.
+    """(int8 codes like x, scale, zero): groups run along `dim`, which the float16 scale and zero keep with size 1.
 
     Raises ModelError where x is not finite or a group leaves the range of float16.
     """
@@ -31,7 +31,13 @@ def quantise(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         )
     step = scale.float()
     codes = (x - zero.float()).div_(step.masked_fill(step == 0, 1.0)).round_().clamp_(0, levels)
-    return codes.to(torch.uint8), scale, zero
+    return codes.sub_(2 ** (bits - 1)).to(torch.int8), scale, zero
+
+
+def dequantise(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """x in float32 from its float32 codes, which are overwritten."""
+    step = scale.float()
+    return codes.mul_(step).add_(torch.add(zero.float(), step, alpha=2 ** (bits - 1)))
 
 
 def _step(rounded: Tensor, exact: Tensor, *, up: bool) -> Tensor:

@@ -68,19 +68,16 @@ class Affine(CacheKnob):
                 f"{self.name}: value_group must divide the model's head width ({shape.head_dim}), got {channels}. "
                 f"Set it with --set {self.name}.value_group={max(fits, 8)}"
             )
-        return PagedTier(self, _AffineForm(self, shape.key_heads, shape.head_dim, channels), shape)
+        return PagedTier(self, _AffineForm(self, shape.head_dim, channels), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class _AffineForm:
-    """Parts of n blocks: keys [G, n, group, bytes] with (scale, zero) [G, n, 2, D]; values of each channel group
-    [G * D/C, T, bytes] with (scale, zero) [G * D/C, T, 2].
-
-    Neither keys nor values are unfolded to numbers of the model where few queries ask: q (s c + z) = (q s) c + q z.
+    """Parts of n blocks of `group` tokens: keys and values [G, n, bytes], the (scale, zero) of keys [G, n, 2, D] and of
+    values [G, T, 2, D / C].
     """
 
     knob: Affine
-    heads: int
     dim: int
     channels: int
 
@@ -97,53 +94,27 @@ class _AffineForm:
         from ._pack import pack
         from ._quant import quantise
 
-        blocks = k.unflatten(1, (-1, self.knob.group))
-        key_codes, *key_scales = quantise(blocks, self.knob.key_bits, dim=2)
-        groups = v.unflatten(2, (-1, self.channels)).transpose(1, 2).flatten(0, 1)
-        value_codes, *value_scales = quantise(groups, self.knob.value_bits, dim=2)
+        group = self.knob.group
+        keys, *key_scales = quantise(k.unflatten(1, (-1, group)), self.knob.key_bits, dim=2)
+        values, *value_scales = quantise(v.unflatten(2, (-1, self.channels)), self.knob.value_bits, dim=3)
         return {
-            "keys": pack(key_codes, self.knob.key_bits),
+            "keys": pack(keys.flatten(2), self.knob.key_bits),
             "key_scales": torch.cat(key_scales, 2),
-            "values": pack(value_codes, self.knob.value_bits),
-            "value_scales": torch.cat(value_scales, 2),
+            "values": pack(values.flatten(2).unflatten(1, (-1, group)).flatten(2), self.knob.value_bits),
+            "value_scales": torch.stack(value_scales, 2).squeeze(-1),
         }
 
     def decode(self, parts: "Parts") -> "tuple[Tensor, Tensor]":
-        return self._keys(parts), self._values(parts).unflatten(0, (self.heads, -1)).transpose(1, 2).flatten(2)
-
-    def scores(self, parts: "Parts", q: "Tensor") -> "Tensor":
-        if q.shape[1] > self.knob.group:
-            return q @ self._keys(parts).mT
-        codes, scale, zero = self._key_codes(parts)
-        asked = q[:, None]
-        scores = (asked * scale) @ codes.mT + asked @ zero.mT
-        return scores.transpose(1, 2).flatten(2)
-
-    def mix(self, parts: "Parts", p: "Tensor") -> "Tensor":
-        shared = p.repeat_interleave(self.dim // self.channels, 0)
-        if p.shape[1] > self.channels:
-            mixed = shared @ self._values(parts)
-        else:
-            codes, scale, zero = self._value_codes(parts)
-            mixed = (shared * scale.mT) @ codes + shared @ zero
-        return mixed.unflatten(0, (self.heads, -1)).transpose(1, 2).flatten(2)
-
-    def _keys(self, parts: "Parts") -> "Tensor":
-        codes, scale, zero = self._key_codes(parts)
-        return codes.mul_(scale).add_(zero).flatten(1, 2)
-
-    def _values(self, parts: "Parts") -> "Tensor":
-        codes, scale, zero = self._value_codes(parts)
-        return codes.mul_(scale).add_(zero)
-
-    def _key_codes(self, parts: "Parts") -> "tuple[Tensor, Tensor, Tensor]":
         from ._pack import unpack
+        from ._quant import dequantise
 
-        scale, zero = parts["key_scales"].float().chunk(2, 2)
-        return unpack(parts["keys"], self.knob.key_bits, self.dim), scale, zero
-
-    def _value_codes(self, parts: "Parts") -> "tuple[Tensor, Tensor, Tensor]":
-        from ._pack import unpack
-
-        scale, zero = parts["value_scales"].float().chunk(2, 2)
-        return unpack(parts["values"], self.knob.value_bits, self.channels), scale, zero
+        size = self.knob.group * self.dim
+        keys = unpack(parts["keys"], self.knob.key_bits, size).unflatten(2, (-1, self.dim))
+        values = unpack(parts["values"], self.knob.value_bits, size).reshape(
+            keys.shape[0], -1, self.dim // self.channels, self.channels
+        )
+        key_scale, key_zero = parts["key_scales"].split(1, 2)
+        value_scale, value_zero = parts["value_scales"].unsqueeze(-1).unbind(2)
+        k = dequantise(keys, key_scale, key_zero, self.knob.key_bits)
+        v = dequantise(values, value_scale, value_zero, self.knob.value_bits)
+        return k.flatten(1, 2), v.flatten(2)
