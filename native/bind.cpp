@@ -1,0 +1,237 @@
+// Python's view of the engine. Everything here is private to steno.models.native, which holds the public contract.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "fault.h"
+#include "session.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace steno;
+
+namespace {
+
+template <class T, size_t N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, size_t N>
+using Out = nb::ndarray<nb::numpy, T, nb::ndim<N>>;
+
+// An array over engine memory. It holds a reference, so it outlives whatever the session does next.
+template <class T, size_t N>
+Out<T, N> view(const std::shared_ptr<Memory>& memory, T* data, std::initializer_list<size_t> shape, std::initializer_list<int64_t> strides = {}) {
+  auto* kept = new std::shared_ptr<Memory>(memory);
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::shared_ptr<Memory>*>(p); });
+  return Out<T, N>(data, N, shape.begin(), owner, strides.size() ? strides.begin() : nullptr);
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw Fault(Fault::VALUE, what);
+}
+
+void forward(Session& s, In<int32_t, 2> tokens, In<int32_t, 2> parents, std::optional<In<int32_t, 2>> positions,
+             std::optional<In<bool, 3>> visible, std::optional<In<float, 3>> embeds, int low, int high, bool logits,
+             const std::vector<int>& hidden) {
+  size_t b = s.rows(), w = parents.shape(1);
+  auto fits = [&](const auto& a) { return a.shape(0) == b && a.shape(1) == w; };
+  require(parents.shape(0) == b, "nodes.parents: must be [B, W] with one line per row of the session");
+  require(fits(tokens), "nodes.tokens: must have the shape of nodes.parents");
+  require(!positions || fits(*positions), "nodes.positions: must have the shape of nodes.parents");
+  require(!visible || (fits(*visible) && visible->shape(2) == w), "nodes.visible: must be [B, W, W]");
+  require(!embeds || (fits(*embeds) && embeds->shape(2) == (size_t)s.model->c.width), "nodes.embeds: must be [B, W, M] with M the model's width");
+  require(w <= MAX_WIDTH, "nodes: a row may have at most 256 nodes");
+  Request r;
+  r.width = (int)w;
+  r.tokens = tokens.data();
+  r.parents = parents.data();
+  if (positions) r.positions = positions->data();
+  if (visible) r.visible = visible->data();
+  if (embeds) r.embeds = embeds->data();
+  r.low = low;
+  r.high = high < 0 ? s.model->c.layers : high;
+  r.logits = logits;
+  r.hidden = hidden;
+  nb::gil_scoped_release release;
+  s.forward(r);
+}
+
+Out<float, 3> logits(Session& s) {
+  require(s.has_logits, "step.logits: the forward was asked for no logits");
+  int64_t w = s.width, v = (int64_t)s.vocab_stride;
+  return view<float, 3>(s.logits.memory, s.logits.data(), {(size_t)s.rows(), (size_t)w, (size_t)s.model->c.vocab}, {w * v, v, 1});
+}
+
+Out<int32_t, 2> best(Session& s) {
+  require(s.has_logits, "step.argmax: the forward was asked for no logits");
+  return view<int32_t, 2>(s.best.memory, s.best.data(), {(size_t)s.rows(), (size_t)s.width});
+}
+
+Out<float, 3> hidden(Session& s, int layer) {
+  for (size_t j = 0; j < s.hidden_layers.size(); j++)
+    if (s.hidden_layers[j] == layer) {
+      size_t one = (size_t)s.rows() * s.width * s.model->c.width;
+      return view<float, 3>(s.hidden.memory, s.hidden.data() + j * one, {(size_t)s.rows(), (size_t)s.width, (size_t)s.model->c.width});
+    }
+  throw Fault(Fault::VALUE, "step.hidden: layer " + std::to_string(layer) + " was not asked for; name it in Want.hidden");
+}
+
+auto top(Session& s, int count) {
+  require(s.has_logits, "step.top: the forward was asked for no logits");
+  require(count >= 1 && count <= s.model->c.vocab, "step.top: count must be between 1 and the vocabulary's size");
+  size_t n = (size_t)s.rows() * s.width * count;
+  auto ids = std::make_shared<Memory>(n * 4), values = std::make_shared<Memory>(n * 4);
+  auto* i = static_cast<int32_t*>(ids->data);
+  auto* v = static_cast<float*>(values->data);
+  {
+    nb::gil_scoped_release release;
+    s.top(count, i, v);
+  }
+  std::initializer_list<size_t> shape = {(size_t)s.rows(), (size_t)s.width, (size_t)count};
+  return nb::make_tuple(view<int32_t, 3>(ids, i, shape), view<float, 3>(values, v, shape));
+}
+
+nb::object prefill(Session& s, const std::vector<std::vector<int32_t>>& prompts, bool last) {
+  Scratch<float> out;
+  float* p = last ? out.get(s.rows() * s.vocab_stride) : nullptr;
+  {
+    nb::gil_scoped_release release;
+    s.prefill(prompts, p);
+  }
+  if (!last) return nb::none();
+  return nb::cast(view<float, 2>(out.memory, p, {(size_t)s.rows(), (size_t)s.model->c.vocab}, {(int64_t)s.vocab_stride, 1}));
+}
+
+Out<float, 2> head(Session& s, In<float, 2> states) {
+  require(states.shape(1) == (size_t)s.model->c.width, "head: hidden states must be [..., M] with M the model's width");
+  size_t n = states.shape(0);
+  Scratch<float> out;
+  float* p = out.get(n * s.vocab_stride + 1);
+  {
+    nb::gil_scoped_release release;
+    s.head(states.data(), (int)n, p);
+  }
+  return view<float, 2>(out.memory, p, {n, (size_t)s.model->c.vocab}, {(int64_t)s.vocab_stride, 1});
+}
+
+Out<float, 2> embed(Model& m, In<int32_t, 1> ids) {
+  size_t n = ids.shape(0);
+  for (size_t i = 0; i < n; i++)
+    if (ids.data()[i] < 0 || ids.data()[i] >= m.c.vocab)
+      throw Fault(Fault::PROMPT, "embed: token " + std::to_string(ids.data()[i]) + " is outside the vocabulary of " + std::to_string(m.c.vocab));
+  Scratch<float> out;
+  float* p = out.get(n * m.dp + 1);
+  for (size_t i = 0; i < n; i++) m.embed(ids.data()[i], p + i * m.dp);
+  return view<float, 2>(out.memory, p, {n, (size_t)m.c.width}, {(int64_t)m.dp, 1});
+}
+
+
+}  // namespace
+
+NB_MODULE(_engine, mod) {
+  // nanobind would report the classes below as leaked where a test keeps a traceback alive; that is not ours to judge.
+  nb::set_leak_warnings(false);
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Fault& f) {
+      if (f.kind == Fault::VALUE) {  // misuse of the protocol by a program, not a request to mend
+        PyErr_SetString(PyExc_ValueError, f.what());
+        return;
+      }
+      const char* names[] = {"ValueError", "UserError", "PromptError", "CapsError", "ModelError"};
+      nb::object type = nb::module_::import_("steno.core.errors").attr(names[f.kind]);
+      PyErr_SetString(type.ptr(), f.what());
+    }
+  });
+
+  mod.attr("MAX_WIDTH") = MAX_WIDTH;
+  mod.attr("MAX_THREADS") = 256;
+  mod.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (auto n = kernel_names(); *n; n++) names.push_back(*n);
+    return names;
+  }, "Instruction sets this processor can run, best first.");
+
+  nb::enum_<Model::Part>(mod, "Part")
+      .value("QKV", Model::QKV).value("OUT", Model::OUT).value("GATE_UP", Model::GATE_UP).value("DOWN", Model::DOWN).value("HEAD", Model::HEAD);
+  nb::enum_<Model::Norm>(mod, "Norm")
+      .value("IN", Model::NORM_IN).value("MID", Model::NORM_MID).value("Q", Model::NORM_Q).value("K", Model::NORM_K).value("OUT", Model::NORM_OUT);
+
+  nb::class_<Model>(mod, "Model")
+      .def("__init__", [](Model* self, int width, int layers, int heads, int kv_heads, int head_dim, int inner, int vocab, int context,
+                          float norm_eps, bool tied, bool int8, std::vector<int> windows, std::vector<int> rotary,
+                          std::vector<float> frequency, int threads) {
+        for (int v : {width, layers, heads, kv_heads, head_dim, inner, vocab, context, threads}) require(v >= 1, "a model's sizes must be positive");
+        require(heads % kv_heads == 0, "query heads must be a multiple of key heads");
+        require(head_dim % 2 == 0 && head_dim <= 1024, "head_dim must be even and at most 1024");
+        require((int)windows.size() == layers && (int)rotary.size() == layers, "windows and rotary have one entry per layer");
+        require((int)frequency.size() == head_dim / 2, "frequency has one entry per pair of head dimensions");
+        require(threads <= 256, "at most 256 threads");
+        new (self) Model(Config{width, layers, heads, kv_heads, head_dim, inner, vocab, context, norm_eps, tied, int8, std::move(windows),
+                                std::move(rotary), std::move(frequency), threads});
+      }, nb::kw_only(), "width"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "inner"_a, "vocab"_a, "context"_a, "norm_eps"_a,
+         "tied"_a, "int8"_a, "windows"_a, "rotary"_a, "frequency"_a, "threads"_a)
+      .def("put_floats", [](Model& m, Model::Part p, int layer, int row, In<float, 2> w) {
+        nb::gil_scoped_release release;
+        m.put_floats(p, layer, row, (int)w.shape(0), (int)w.shape(1), w.data());
+      })
+      .def("put_bytes", [](Model& m, Model::Part p, int layer, int row, In<int8_t, 2> w, In<float, 1> scale) {
+        require(scale.shape(0) == w.shape(0), "one scale per row");
+        nb::gil_scoped_release release;
+        m.put_bytes(p, layer, row, (int)w.shape(0), (int)w.shape(1), w.data(), scale.data());
+      })
+      .def("put_bias", [](Model& m, Model::Part p, int layer, int row, In<float, 1> b) { m.put_bias(p, layer, row, (int)b.shape(0), b.data()); })
+      .def("put_norm", [](Model& m, Model::Norm n, int layer, In<float, 1> w) { m.put_norm(n, layer, (int)w.shape(0), w.data()); })
+      .def("put_embedding", [](Model& m, In<float, 2> w) {
+        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width, "the embedding is [V, M]");
+        m.put_embedding(Model::EMBED_F32, w.data());
+      })
+      .def("put_embedding_half", [](Model& m, In<uint16_t, 2> w, bool brain) {
+        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width, "the embedding is [V, M]");
+        m.put_embedding(brain ? Model::EMBED_BF16 : Model::EMBED_F16, w.data());
+      })
+      .def("ready", &Model::ready)
+      .def("embed", &embed)
+      .def_prop_ro("isa", [](Model& m) { return m.k.name; })
+      .def_prop_ro("threads", [](Model& m) { return m.c.threads; })
+      .def_prop_ro("gate_rows", [](Model& m) { return m.ip; }, "Row of GATE_UP where the up projection starts.")
+      .def("weight_bytes", &Model::weight_bytes)
+      .def("pieces", [](nb::handle_t<Model> self) {
+        Model& m = nb::cast<Model&>(self);
+        nb::list out;
+        for (auto& [p, n] : m.pieces()) out.append(nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(p, {n}, self)));
+        return out;
+      }, "Every weight storage as bytes, in a fixed order.");
+
+  nb::class_<Session>(mod, "Session")
+      .def("__init__", [](Session* self, std::shared_ptr<Model> m, int rows, int capacity, bool poison) { new (self) Session(std::move(m), rows, capacity, poison); },
+           "model"_a, "rows"_a, "capacity"_a, "poison"_a)
+      .def("fork", [](Session& s, const std::vector<int>& rows) { return s.fork(rows); })
+      .def("prefill", &prefill)
+      .def("forward", &forward, "tokens"_a.noconvert(), "parents"_a.noconvert(), "positions"_a.noconvert().none(), "visible"_a.noconvert().none(),
+           "embeds"_a.noconvert().none(), "low"_a, "high"_a, "logits"_a, "hidden"_a)
+      .def("commit", [](Session& s, const std::vector<std::vector<int>>& paths) { s.commit(paths); })
+      .def("crop", [](Session& s, const std::vector<int>& lengths) { s.crop(lengths); })
+      .def("logits", &logits)
+      .def("best", &best)
+      .def("hidden", &hidden)
+      .def("top", &top)
+      .def("head", &head)
+      .def("cache_bytes", &Session::cache_bytes)
+      .def_prop_ro("serial", [](Session& s) { return s.serial; })
+      .def_prop_ro("rows", &Session::rows)
+      .def_ro("capacity", &Session::capacity)
+      .def_prop_ro("lengths", [](Session& s) {
+        nb::object t = nb::steal(PyTuple_New(s.rows()));
+        for (int b = 0; b < s.rows(); b++) PyTuple_SET_ITEM(t.ptr(), b, PyLong_FromLong(s.length(b)));
+        return t;
+      });
+}

@@ -1,0 +1,128 @@
+// Sixteen lanes of float or int32, whatever the width of the registers.
+//
+// Every sum in the engine is written in terms of these lanes (or runs in one fixed order inside a lane), so that its bits
+// do not depend on the instruction set. Only operations that IEEE 754 rounds in one way are used: + - * / sqrt, fused
+// multiply-add where it is spelled out, and int32 arithmetic.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INL static inline __attribute__((always_inline))
+
+namespace steno::STENO_TARGET {
+
+#if defined(__AVX512F__)
+#define REG_BYTES 64
+#elif defined(__AVX2__)
+#define REG_BYTES 32
+#else
+#define REG_BYTES 16
+#endif
+
+typedef float vf __attribute__((vector_size(REG_BYTES)));
+typedef int32_t vi __attribute__((vector_size(REG_BYTES)));
+constexpr int REGS = 64 / REG_BYTES;
+constexpr int REG_LANES = REG_BYTES / 4;
+constexpr int LANES = 16;
+
+struct F { vf v[REGS]; };
+struct I { vi v[REGS]; };
+
+#define EACH _Pragma("GCC unroll 4") for (int i = 0; i < REGS; i++)
+
+INL F load(const float* p) { F r; EACH __builtin_memcpy(&r.v[i], p + i * REG_LANES, REG_BYTES); return r; }
+INL void store(float* p, F a) { EACH __builtin_memcpy(p + i * REG_LANES, &a.v[i], REG_BYTES); }
+INL I load(const int32_t* p) { I r; EACH __builtin_memcpy(&r.v[i], p + i * REG_LANES, REG_BYTES); return r; }
+INL void store(int32_t* p, I a) { EACH __builtin_memcpy(p + i * REG_LANES, &a.v[i], REG_BYTES); }
+INL F set(float x) { F r; EACH r.v[i] = x - (vf){}; return r; }
+INL I set(int32_t x) { I r; EACH r.v[i] = x - (vi){}; return r; }
+
+INL F operator+(F a, F b) { EACH a.v[i] = a.v[i] + b.v[i]; return a; }
+INL F operator-(F a, F b) { EACH a.v[i] = a.v[i] - b.v[i]; return a; }
+INL F operator*(F a, F b) { EACH a.v[i] = a.v[i] * b.v[i]; return a; }
+INL F operator/(F a, F b) { EACH a.v[i] = a.v[i] / b.v[i]; return a; }
+INL I operator+(I a, I b) { EACH a.v[i] = a.v[i] + b.v[i]; return a; }
+INL I operator-(I a, I b) { EACH a.v[i] = a.v[i] - b.v[i]; return a; }
+INL I operator&(I a, I b) { EACH a.v[i] = a.v[i] & b.v[i]; return a; }
+INL I operator<(F a, F b) { I r; EACH r.v[i] = a.v[i] < b.v[i]; return r; }
+INL I operator>(F a, F b) { I r; EACH r.v[i] = a.v[i] > b.v[i]; return r; }
+INL I operator>(I a, I b) { I r; EACH r.v[i] = a.v[i] > b.v[i]; return r; }
+INL F pick(I m, F a, F b) { F r; EACH r.v[i] = m.v[i] ? a.v[i] : b.v[i]; return r; }
+INL I pick(I m, I a, I b) { I r; EACH r.v[i] = m.v[i] ? a.v[i] : b.v[i]; return r; }
+INL I bits(F a) { I r; EACH r.v[i] = (vi)a.v[i]; return r; }
+INL F as_float(I a) { F r; EACH r.v[i] = (vf)a.v[i]; return r; }
+INL F to_float(I a) { F r; EACH r.v[i] = __builtin_convertvector(a.v[i], vf); return r; }
+INL I shift_left(I a, int n) { EACH a.v[i] = a.v[i] << n; return a; }
+
+// a * b + c with one rounding, for processors without such an instruction. The product is exact in double; the sum is
+// rounded to odd, which makes the second rounding (to float) the only one that counts.
+[[maybe_unused]] INL float soft_fma(float a, float b, float c) {
+  double p = (double)a * b, s = p + c;
+  double t = s - p, e = (p - (s - t)) + ((double)c - t);
+  if (e != 0 && s - s == 0) {
+    int64_t u;
+    __builtin_memcpy(&u, &s, 8);
+    if ((u & 1) == 0) u += ((e > 0) == (s > 0)) ? 1 : -1;
+    __builtin_memcpy(&s, &u, 8);
+  }
+  return (float)s;
+}
+
+INL vf fma1(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  vf r;
+  for (int j = 0; j < REG_LANES; j++) r[j] = soft_fma(a[j], b[j], c[j]);
+  return r;
+#endif
+}
+INL F fma(F a, F b, F c) { EACH c.v[i] = fma1(a.v[i], b.v[i], c.v[i]); return c; }
+
+// The larger of two; the second where either is NaN.
+INL F larger(F a, F b) { return pick(a > b, a, b); }
+
+// The one way sixteen lanes become one number: distance 8, 4, 2, 1.
+INL float tree(F a) {
+  float s[16];
+  store(s, a);
+  for (int d = 8; d > 0; d >>= 1)
+    for (int j = 0; j < d; j++) s[j] = s[j] + s[j + d];
+  return s[0];
+}
+
+// Nearest integer, ties to even, for |x| < 2^22: the sum's last bit is worth 1.
+INL I nearest(F x) { return bits(x + set(12582912.0f)) - set((int32_t)0x4B400000); }
+
+// e^x, relative error below 2e-7; 0 below -87, e^88 above 88, NaN stays NaN.
+// x = n ln2 + r with |r| <= ln2 / 2, e^r by its series to r^7, 2^n through the exponent bits.
+INL F exp(F x) {
+  I tiny = x < set(-87.0f);
+  x = pick(tiny, set(-87.0f), x);
+  x = pick(x > set(88.0f), set(88.0f), x);
+  I n = nearest(x * set(1.44269504f));
+  F nf = to_float(n);
+  F r = fma(nf, set(-0.693359375f), x);
+  r = fma(nf, set(2.12194440e-4f), r);
+  F p = set(1.0f / 5040);
+  p = fma(p, r, set(1.0f / 720));
+  p = fma(p, r, set(1.0f / 120));
+  p = fma(p, r, set(1.0f / 24));
+  p = fma(p, r, set(1.0f / 6));
+  p = fma(p, r, set(0.5f));
+  p = fma(p, r, set(1.0f));
+  p = fma(p, r, set(1.0f));
+  p = p * as_float(shift_left(n + set(127), 23));
+  return pick(tiny, set(0.0f), p);
+}
+
+}  // namespace

@@ -1,0 +1,49 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace steno {
+namespace {
+constexpr size_t LARGE = size_t(1) << 20, HUGE_PAGE = size_t(2) << 20;
+
+size_t mapped(size_t bytes) { return (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE; }
+}  // namespace
+
+// Large pieces come from the system: they are zero without being touched, so a session pays for the context it uses and not
+// for the one it may use. The piece is aligned by mapping one huge page too many and remembering nothing: the base is found
+// again in a header just below the data.
+void* allocate(size_t bytes) {
+  if (bytes == 0) bytes = 64;
+  if (bytes < LARGE) {
+    void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, (bytes + 63) / 64 * 64);
+    return p;
+  }
+  void* base = mmap(nullptr, mapped(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  size_t at = reinterpret_cast<size_t>(base);
+  size_t data = at / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE;  // strictly above `at`, and at least 4096 above it
+  std::memcpy(reinterpret_cast<void*>(data - sizeof(void*)), &base, sizeof(void*));
+#if defined(MADV_HUGEPAGE)
+  madvise(reinterpret_cast<void*>(data), bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+  return reinterpret_cast<void*>(data);
+}
+
+void release(void* p, size_t bytes) {
+  if (!p) return;
+  if (bytes < LARGE) {
+    std::free(p);
+    return;
+  }
+  void* base;
+  std::memcpy(&base, static_cast<char*>(p) - sizeof(void*), sizeof(void*));
+  munmap(base, mapped(bytes));
+}
+
+}  // namespace steno

@@ -1,0 +1,33 @@
+// Aligned memory, counted references to it, and scratch that grows.
+#pragma once
+#include <cstddef>
+#include <memory>
+
+namespace steno {
+
+// Zeroed, aligned to 64 bytes; large pieces to 2 MiB, on huge pages where the system has them.
+void* allocate(size_t bytes);
+void release(void* p, size_t bytes);
+
+struct Memory {
+  void* data;
+  size_t bytes;
+  explicit Memory(size_t n) : data(allocate(n)), bytes(n) {}
+  ~Memory() { release(data, bytes); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+};
+
+// Memory of at least `count` items. Growing drops the contents and makes new memory: whoever still holds the old piece
+// (a numpy view handed out before) keeps it.
+template <class T>
+struct Scratch {
+  std::shared_ptr<Memory> memory;
+  T* get(size_t count) {
+    if (!memory || memory->bytes < count * sizeof(T)) memory = std::make_shared<Memory>(count * sizeof(T));
+    return static_cast<T*>(memory->data);
+  }
+  T* data() const { return memory ? static_cast<T*>(memory->data) : nullptr; }
+};
+
+}  // namespace steno

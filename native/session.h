@@ -1,0 +1,89 @@
+// A model bound to rows of tokens: committed keys and values, and the last forward's nodes beside them.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model.h"
+
+namespace steno {
+
+constexpr int ROOT = -1, PAD = -2;
+
+// What to run; pointers are into the caller's arrays, [rows, width] unless said otherwise.
+struct Request {
+  int width = 0;
+  const int32_t* tokens = nullptr;
+  const int32_t* parents = nullptr;
+  const int32_t* positions = nullptr;  // optional
+  const bool* visible = nullptr;       // optional [rows, width, width]
+  const float* embeds = nullptr;       // optional [rows, width, model width]
+  int low = 0, high = 0;               // layers [low, high)
+  bool logits = true;
+  std::vector<int> hidden;             // layers whose states to keep
+};
+
+class Session {
+ public:
+  Session(std::shared_ptr<Model> model, int rows, int capacity, bool poison);
+  std::unique_ptr<Session> fork(const std::vector<int>& rows);
+
+  // Chains of tokens, committed as they are computed. `last`: logits [rows, vocab] after each row's last token, or null.
+  void prefill(const std::vector<std::vector<int32_t>>& prompts, float* last);
+  void forward(const Request& r);
+  void commit(const std::vector<std::vector<int>>& paths);
+  void crop(const std::vector<int>& lengths);
+  void head(const float* hidden, int n, float* logits);  // final norm and projection of n states
+  void top(int count, int32_t* ids, float* values);      // of the last forward, [rows, width, count]
+
+  int rows() const { return (int)row_.size(); }
+  int length(int r) const { return row_[r].length; }
+  size_t cache_bytes() const;
+
+  const std::shared_ptr<Model> model;
+  const int capacity;
+  // Outputs of the last forward. `serial` tells a Step whether they are still its own.
+  unsigned serial = 0;
+  int width = 0;
+  bool has_logits = false;
+  size_t vocab_stride;
+  Scratch<float> logits;                 // [rows * width, vocab_stride]
+  Scratch<int32_t> best;                 // [rows * width]
+  std::vector<int> hidden_layers;
+  Scratch<float> hidden;                 // [hidden_layers, rows * width, model width]
+  std::vector<uint8_t> live;             // [rows * width]: not padding
+
+ private:
+  friend struct Pass;
+  // Committed keys and values of one row, shared between forks until one of them writes.
+  struct Row {
+    std::shared_ptr<Memory> kv;
+    int length = 0;
+  };
+  struct Node {
+    int row, index, token, slot, position, path, path_len;
+    const float* embed;
+  };
+
+  size_t part_floats() const { return (size_t)slots_ * (model->c.head_dim + head_pad_); }  // one layer and head of a row
+  float* keys(const Row& r, int layer, int g) const;
+  float* staged(int row, int layer, int g) const;
+  void plan(const Request& r);                // checks a request and fills nodes_ and paths_
+  void stage(int width);                      // room for width nodes per row
+  void run(int low, int high, const std::vector<int>& hidden, const std::vector<int>& heads, const std::vector<int>& head_rows,
+           float* logits, int32_t* best);
+  void own(Row& r);                           // makes r.kv this session's alone
+  void accept(int row, const int* nodes, int n);  // staged nodes become the next slots
+  Session(const Session& from, const std::vector<int>& rows);
+
+  std::vector<Row> row_;
+  std::vector<Node> nodes_;
+  std::vector<int> paths_;
+  std::vector<int> parents_;   // of the last forward, [rows * width]
+  bool full_ = false;          // it ran all layers, and nothing has moved since: it can be committed
+  int slots_, head_pad_, staged_width_ = 0;
+  bool poison_;
+  Scratch<float> staging_;
+};
+
+}  // namespace steno
