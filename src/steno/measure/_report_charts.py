@@ -30,7 +30,7 @@ class Zone(StrEnum):
 
 ZONE_NAMES = {
     Zone.SAME: "same output",
-    Zone.KL: "approximate: KL per token, in nats (lower is worse)",
+    Zone.KL: "approximate: KL per token, in nats",
     Zone.OTHER: "other arithmetic: some ids differ",
 }
 
@@ -237,9 +237,12 @@ def _mark(point: Point, x: float, y: float) -> str:
         shape = f'<circle class="{point.kind}" cx="{x}%" cy="{y:.0f}" r="{radius}">{title}</circle>'
     if point.kind == "trial":
         return shape
-    side, shift = ("end", -14) if x > 50 else ("", 14)
+    # The two labels that are always there stand above and below their marks, so that they pass each other on a phone.
+    side = "end" if x > 50 else ""
+    dx, dy = {"base": (0, -13), "best": (0, 28)}.get(point.kind, (-14 if side else 14, 4))
+    anchor = "mid" if point.kind == "base" else side
     name = safe(_short(point.label))
-    return f'{shape}<text class="mark {side}" x="{x}%" y="{y:.0f}" dx="{shift}" dy="4">{name}</text>'
+    return f'{shape}<text class="mark {anchor}" x="{x}%" y="{y:.0f}" dx="{dx}" dy="{dy}">{name}</text>'
 
 
 def _rule(tick: float, across: Log, height: str) -> str:
