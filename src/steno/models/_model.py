@@ -1,0 +1,310 @@
+"""A transformers causal LM as a `core.Model`: loaded offline, checked, probed against itself, then bound to sessions."""
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from hashlib import blake2b
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
+from transformers.utils import logging as chatter
+
+from steno.core import ROOT, Nodes, Want
+from steno.core.errors import CapsError, ModelError, PromptError, StenoError
+from steno.core.tier import CacheSpec, KVShape
+
+from ._recurrent import RecurrentSession
+from ._session import SlotSession
+from ._sight import CURRENT, NAME, Sight
+from ._slots import SlotCache
+from ._step import HFStep
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+UNBOUNDED = 1 << 20
+"""Context of a model whose config names none."""
+
+
+class HFModel:
+    """See `core.Model`. `width` is the pinned query width, 0 where shapes are free."""
+
+    backend = "hf"
+
+    def __init__(self, net: PreTrainedModel, name: str, width: int = 0) -> None:
+        self.net, self.name, self.width = net, name, width
+        self.config = net.config.get_text_config()
+        takes = inspect.signature(net.forward).parameters
+        self.embeds = "inputs_embeds" in takes
+        self._takes = frozenset(takes)
+        self._past = "cache_params" if "cache_params" in takes else "past_key_values"
+        self._layers = _find_layers(net, int(self.config.num_hidden_layers))
+        self.depth = len(self._layers)
+        self.recurrent = any(
+            isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=net.config).layers
+        )
+        self._registered = False
+        self._tail: list[nn.Module] = []
+        self._shape: tuple[int, int] | None = None
+        self._probe()
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.device
+
+    @property
+    def vocab(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context(self) -> int:
+        limits = [getattr(self.config, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            # Beyond this length the rotation of every token depends on the longest row of the batch.
+            limits.append(rope.get("original_max_position_embeddings"))
+        return min((int(n) for n in limits if n), default=UNBOUNDED)
+
+    @property
+    def eos(self) -> frozenset[int]:
+        settings = self.net.generation_config
+        ids = settings.eos_token_id if settings is not None else None
+        ids = self.config.eos_token_id if ids is None else ids
+        return frozenset() if ids is None else frozenset(ids if isinstance(ids, list) else [ids])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        how = (torch.__version__, transformers.__version__, self.device.type, torch.get_num_threads(), self.width)
+        digest = blake2b(repr(how).encode() + self.config.to_json_string().encode(), digest_size=16)
+        for name, tensor in sorted(self.net.state_dict().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def weight_bytes(self) -> int:
+        held = [*self.net.parameters(), *self.net.buffers()]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
+
+    def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> "SlotSession | RecurrentSession":
+        capacity = min(capacity, self.context)
+        if self.recurrent:
+            if cache is not None:
+                raise CapsError(f"{self.name} keeps a state of fixed size and no KV, so it takes no cache form")
+            return RecurrentSession(self, batch, capacity)
+        tier, size = None, capacity
+        if cache is not None:
+            tier = cache.open(self._kv_shape(batch, capacity))
+            size = max(n - cache.due(n) for n in range(capacity + 1))
+        slots = SlotCache(
+            batch, int(self.config.num_hidden_layers), size + self.width, capacity, tier, self._registered
+        )
+        return SlotSession(self, capacity, cache, slots)
+
+    def check_ids(self, ids: "npt.NDArray[np.int64]") -> None:
+        """Raise PromptError for an id outside the vocabulary."""
+        bad = ids[(ids < 0) | (ids >= self.vocab)]
+        if bad.size:
+            raise PromptError(f"token id {bad[0]} is outside the vocabulary of {self.vocab}")
+
+    def embed(self, tokens: Ints) -> Floats:
+        """Input embeddings [..., M] of ids [...]."""
+        if not self.embeds:
+            raise CapsError(f"{self.name} takes no input embeddings")
+        ids = np.asarray(tokens, np.int64)
+        self.check_ids(ids)
+        with torch.inference_mode():
+            table = cast(nn.Module, self.net.get_input_embeddings())
+            return table(torch.from_numpy(ids).to(self.device)).float().cpu().numpy()
+
+    def head(self, hidden: Floats) -> Floats:
+        """Logits [..., V] of last hidden states [..., M], taken before the final norm."""
+        if not self._tail:
+            raise CapsError(f"the output head of {self.name} could not be told apart from its layers")
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(hidden)).to(self.device, self.net.dtype)
+            return self._finish(x).float().cpu().numpy()
+
+    def run(self, ids: Tensor, embeds: Tensor | None, sight: Sight, cache: SlotCache, want: Want, asked: int) -> HFStep:
+        """One forward over the slot cache; outputs are cut to the first `asked` columns."""
+        extra: dict[str, Tensor] = {"position_ids": sight.positions}
+        if not self._registered:
+            extra["attention_mask"] = sight.mask(self.net.dtype)
+        token = CURRENT.set(sight)
+        try:
+            out, hidden = self.call(ids, embeds, want, cache, extra)
+        finally:
+            CURRENT.reset(token)
+        cut = {layer: state[:, :asked] for layer, state in hidden.items()}
+        return HFStep(out[:, :asked] if want.logits else None, cut)
+
+    def call(
+        self, ids: Tensor, embeds: Tensor | None, want: Want, cache: Cache | None, extra: Mapping[str, Tensor] = {}
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The transformers forward: (logits, hidden states by layer as `Want.hidden` counts them)."""
+        source = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds.to(self.device, self.net.dtype)}
+        past = {} if cache is None else {self._past: cache}
+        few = {} if want.logits or "logits_to_keep" not in self._takes else {"logits_to_keep": 1}
+        hidden: dict[int, Tensor] = {}
+        with ExitStack() as hooks, torch.inference_mode():
+            for layer in want.hidden:
+                hooks.callback(self._watch(layer, hidden).remove)
+            logits = self.net(**source, **past, **extra, **few, use_cache=cache is not None).logits
+        return logits, hidden
+
+    def _watch(self, layer: int, hidden: dict[int, Tensor]) -> "torch.utils.hooks.RemovableHandle":
+        if not 0 <= layer <= self.depth or not self.depth:
+            raise CapsError(f"{self.name} has hidden states of layers 0 to {self.depth}, got {layer}")
+
+        def before(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            hidden[layer] = cast(Tensor, args[0] if args else kwargs["hidden_states"])
+
+        def after(module: nn.Module, args: tuple[object, ...], out: object) -> None:
+            hidden[layer] = cast(Tensor, out[0] if isinstance(out, tuple) else out)
+
+        if layer == 0:
+            return self._layers[0].register_forward_pre_hook(before, with_kwargs=True)
+        return self._layers[layer - 1].register_forward_hook(after)
+
+    def _ends_in(self, hidden: Tensor, logits: Tensor, atol: float) -> bool:
+        """Whether the tail takes the last hidden states to the logits."""
+        try:
+            with torch.inference_mode():
+                return torch.allclose(self._finish(hidden).float(), logits.float(), atol=atol)
+        except (TypeError, RuntimeError):
+            return False
+
+    def _finish(self, x: Tensor) -> Tensor:
+        for module in self._tail:
+            x = module(x)
+        # Cohere multiplies, Granite divides, Gemma caps.
+        x = (
+            x
+            * (getattr(self.config, "logit_scale", None) or 1.0)
+            / (getattr(self.config, "logits_scaling", None) or 1.0)
+        )
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return torch.tanh(x / cap) * cap if cap else x
+
+    def _kv_shape(self, batch: int, capacity: int) -> KVShape:
+        if self._shape is None:
+            raise CapsError(f"the layers of {self.name} keep KV of different shapes, so it takes no cache form")
+        groups, dim = self._shape
+        return KVShape(
+            batch=batch, layers=int(self.config.num_hidden_layers), query_heads=int(self.config.num_attention_heads),
+            key_heads=groups, head_dim=dim, capacity=capacity, dtype=self.net.dtype, device=self.device,
+        )  # fmt: skip
+
+    def _probe(self) -> None:
+        """Run a few tokens the model's own way and ours: what does not agree is refused, never served."""
+        ids = (np.arange(6, dtype=np.int64) * 7919 + 13) % self.vocab
+        want = Want(hidden=(self.depth,) if self.depth else ())
+        with quiet(), _tail_of(self.net, self._layers) as tail:
+            batch = torch.from_numpy(ids[None]).to(self.device)
+            reference, hidden = self.call(batch, None, want, None)
+        truth = reference[0].float().cpu().numpy()
+        if not np.isfinite(truth).all():
+            raise ModelError(f"{self.name} gives logits that are not finite. Its weights are damaged: fetch it again.")
+        if not self.recurrent:
+            with quiet():
+                self.net.set_attn_implementation(NAME)
+            self._registered = self.net.config._attn_implementation == NAME
+        try:
+            with quiet():
+                got = self._probe_session(ids)
+        except StenoError as error:
+            raise ModelError(f"{self.name} ({type(self.net).__name__}) does not run here: {error}") from None
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(
+                f"{type(self.net).__name__} does not follow the pattern the hf backend needs: {why}"
+            ) from None
+        gap, spread = np.abs(got - truth[1:]), float(truth.std()) or 1.0
+        exact = self.net.dtype in (torch.float32, torch.float64)
+        if (gap.max() > 1e-2 * spread) if exact else (gap.mean() > 0.2 * spread):
+            off = f"logits differ by {gap.max():.3g} (spread {spread:.3g}) from the model's own forward"
+            raise ModelError(f"{type(self.net).__name__} does not fit the slot cache: {off}. Use another architecture.")
+        self._tail = tail
+        if not self.depth or not self._ends_in(hidden[self.depth], reference, 1e-3 * spread):
+            self._tail = []
+
+    def _probe_session(self, ids: "npt.NDArray[np.int64]") -> Floats:
+        """Logits [5, V] after each of the 6 ids but the first: by prefill, a forest, its commit and a single node."""
+        session = self.open(1, 16)
+        text = [int(i) for i in ids]
+        first = session.prefill([text[:2]], last=True)
+        assert first is not None
+        out = [first]
+        # Node 0 of the forest is a stranger, which the path 1, 2, 3 must not see.
+        steps = [([text[0], *text[2:5]], [ROOT, ROOT, 1, 2], [1, 2, 3]), (text[5:], [ROOT], [0])]
+        if not session.caps.tree or session.caps.max_width < 4:
+            steps = [([token], [ROOT], [0]) for token in text[2:]]
+        for tokens, parents, path in steps:
+            step = session.forward(Nodes(tokens=np.array([tokens], np.int32), parents=np.array([parents], np.int32)))
+            out.append(step.logits[0, path])
+            session.commit([path])
+        if isinstance(session, SlotSession):
+            self._shape = session.kv_shape()
+        return np.concatenate(out)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, notices or warnings from transformers inside."""
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def _find_layers(net: nn.Module, count: int) -> Sequence[nn.Module]:
+    """The decoder layers: the outermost list of as many modules as the config names layers."""
+    for module in net.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    return []
+
+
+@contextmanager
+def _tail_of(net: nn.Module, layers: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+    """The outermost modules that run after the last layer, in order, filled in while a forward runs inside."""
+    tail: list[nn.Module] = []
+    if not layers:
+        yield tail
+        return
+    depth = 0
+    over = False
+
+    def enter(module: nn.Module, args: object) -> None:
+        nonlocal depth
+        if over:
+            if depth == 0:
+                tail.append(module)
+            depth += 1
+
+    def leave(module: nn.Module, args: object, out: object) -> None:
+        nonlocal depth, over
+        if over and depth:
+            depth -= 1
+        if module is layers[-1]:
+            over = True
+
+    with ExitStack() as hooks:
+        for module in net.modules():
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        yield tail

@@ -1,0 +1,188 @@
+"""The slot cache: the KV of every token at slot == position - sealed, per row, so rows are ragged and nothing ever moves
+to make room (specs: decode, pitfalls P2 and P3).
+
+Committed tokens fill the slots [0, length - sealed) of a row and the nodes under verification the slots behind them.
+What stands behind the nodes of the present forward is never seen, and it is finite: a slot is zero until it is written,
+and `high` remembers how far a row was ever written, so leftovers of wider forests are wiped before they come into view
+(a masked NaN is still NaN after the product with a zero weight).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from steno.core.errors import CapsError
+from steno.core.tier import Tier
+
+from ._sight import Handle, Sight, attend_lse
+
+
+class SlotLayer(CacheLayerMixin):
+    """KV of one layer, allocated when its shape is first seen."""
+
+    is_sliding = False
+
+    def __init__(self, owner: "SlotCache", index: int) -> None:
+        super().__init__()
+        self.owner, self.index = owner, index
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, size = self.owner.batch, self.owner.size
+        self.keys = key_states.new_zeros(batch, key_states.shape[1], size, key_states.shape[3])
+        self.values = value_states.new_zeros(batch, value_states.shape[1], size, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor | Handle, Tensor | None]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        slots, view = self.owner.slots, self.owner.sight.view
+        for held, new in ((self.keys, key_states), (self.values, value_states)):
+            held.scatter_(2, slots[:, None, :, None].expand(new.shape), new)
+        return self.owner.past(self.index, self.keys[:, :, :view], self.values[:, :, :view])
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.sight.view, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.owner.size
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """(keys, values), each [B, G, S, D]."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+
+class SlotCache(Cache):
+    """KV of all layers of B rows; `size` slots per row.
+
+    `handles`: the model passes a Handle on to the registered attention function; without it sealed tokens are
+    materialised in front of the open ones at every forward.
+    """
+
+    sight: Sight
+    slots: Tensor
+
+    def __init__(self, batch: int, layers: int, size: int, capacity: int, tier: Tier | None, handles: bool) -> None:
+        super().__init__(layers=[SlotLayer(self, i) for i in range(layers)])
+        self.batch, self.size, self.capacity, self.tier, self.handles = batch, size, capacity, tier, handles
+        self.high = np.zeros(batch, np.int64)
+
+    def live(self) -> list[SlotLayer]:
+        """The layers that hold KV."""
+        return [layer for layer in self.layers if isinstance(layer, SlotLayer) and layer.is_initialized]
+
+    @torch.inference_mode()
+    def begin(self, sight: Sight, starts: np.ndarray, width: int) -> None:
+        """Make the buffer ready for a forward of `width` nodes per row from the slots `starts` [B]."""
+        self.sight = sight
+        self.slots = sight.committed[:, None] + torch.arange(width, device=sight.committed.device)
+        if int(starts.max()) + width > self.size:
+            self._grow(int(starts.max()) + width)
+        ends = starts + width
+        if (self.high > ends).any():
+            self._wipe(ends)
+        self.high = ends
+        if self.tier is not None and not self.handles:
+            sight.sealed = self._padded(0)[2]
+
+    def past(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor | Handle, Tensor | None]:
+        """What the attention of layer `index` gets: the open buffer, and what is sealed behind it."""
+        tier, sight = self.tier, self.sight
+        if tier is None:
+            return keys, values
+        if not self.handles:
+            k, v, where = self._padded(index)
+            if sight.sealed is None or not torch.equal(where, sight.sealed):
+                raise CapsError(
+                    "this cache form keeps other tokens in other layers, and this model needs one mask for all"
+                )
+            return torch.cat([k.to(keys.dtype), keys], 2), torch.cat([v.to(values.dtype), values], 2)
+
+        def behind(q: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
+            if not window or window >= self.capacity:
+                return tier.attend(index, q, sight.positions, scale)
+            k, v, where = self._padded(index)
+            return attend_lse(q, k, v, sight.beyond(where, window), scale)
+
+        return Handle(keys, values, behind), None
+
+    @torch.inference_mode()
+    def move(self, starts: np.ndarray, paths: Sequence[Sequence[int]]) -> None:
+        """Bring the nodes of `paths`, which start at the slots `starts`, to the first slots there."""
+        depth = max(map(len, paths))
+        plan = np.tile(np.arange(depth), (self.batch, 1))
+        for b, path in enumerate(paths):
+            plan[b, : len(path)] = path
+        if (plan == np.arange(depth)).all():
+            return
+        device = self.slots.device
+        source = torch.from_numpy(starts[:, None] + plan).to(device)[:, None, :, None]
+        target = torch.from_numpy(starts[:, None] + np.arange(depth)).to(device)[:, None, :, None]
+        for layer in self.live():
+            for held in layer.pair():
+                shape = (*held.shape[:2], depth, held.shape[3])
+                held.scatter_(2, target.expand(shape), held.gather(2, source.expand(shape)))
+
+    @torch.inference_mode()
+    def seal(self, row: int, count: int, held: int) -> None:
+        """Hand the oldest `count` of the `held` open tokens of a row to the tier and shift the rest down."""
+        assert self.tier is not None
+        for layer in self.live():
+            keys, values = layer.pair()
+            self.tier.seal(row, layer.index, keys[row, :, :count].clone(), values[row, :, :count].clone())
+            for buffer in (keys, values):
+                buffer[row, :, : held - count] = buffer[row, :, count:held].clone()
+
+    @torch.inference_mode()
+    def fork(self, rows: Sequence[int]) -> "SlotCache":
+        """A cache whose row i is a copy of row `rows[i]`."""
+        tier = self.tier.fork(rows) if self.tier is not None else None
+        twin = SlotCache(len(rows), len(self.layers), self.size, self.capacity, tier, self.handles)
+        twin.high = self.high[list(rows)]
+        for mine, layer in zip(self.layers, twin.layers, strict=True):
+            assert isinstance(mine, SlotLayer)
+            if mine.is_initialized:
+                index = torch.tensor(list(rows), device=mine.pair()[0].device)
+                layer.keys, layer.values = (held.index_select(0, index) for held in mine.pair())
+                layer.is_initialized = True
+        return twin
+
+    def storages(self) -> dict[str, list[Tensor]]:
+        """Live tensors by part."""
+        parts = dict(self.tier.storages()) if self.tier is not None else {}
+        parts["open"] = [held for layer in self.live() for held in layer.pair()]
+        return parts
+
+    def _padded(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The tier's tokens, dense and padded to the capacity: a width that no other row can change."""
+        assert self.tier is not None
+        k, v, where = self.tier.materialise(index)
+        short = max(self.capacity - where.shape[1], 0)
+        pad = torch.nn.functional.pad
+        return pad(k, (0, 0, 0, short)), pad(v, (0, 0, 0, short)), pad(where, (0, short), value=-1)
+
+    def _grow(self, size: int) -> None:
+        for layer in self.live():
+            short = (0, 0, 0, size - self.size)
+            layer.keys, layer.values = (torch.nn.functional.pad(held, short) for held in layer.pair())
+        self.size = size
+
+    def _wipe(self, ends: np.ndarray) -> None:
+        """Zero what wider forests left in the slots [ends, high)."""
+        low, top = int(ends.min()), int(self.high.max())
+        span = np.arange(low, top)
+        stale = torch.from_numpy((span >= ends[:, None]) & (span < self.high[:, None]))[:, None, :, None]
+        for layer in self.live():
+            for held in layer.pair():
+                held[:, :, low:top].masked_fill_(stale.to(held.device), 0)
