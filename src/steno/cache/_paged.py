@@ -7,7 +7,7 @@ depends on positions alone, hence so does every bit of `attend`. Reading one pag
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -55,6 +55,14 @@ class Page:
 
 
 Pages = tuple[Page, ...]
+
+
+class Meta(TypedDict):
+    """Sealed tokens by row, kept tokens by page, and the numbers of the pages by row and layer: plain data."""
+
+    sealed: list[int]
+    tokens: list[int]
+    rows: list[list[list[int]]]
 
 
 class PagedTier:
@@ -127,26 +135,27 @@ class PagedTier:
                 found.setdefault(name, []).append(part)
         return found
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+    def state(self) -> tuple[Parts, Meta]:
         """(tensors, meta) from which `load` makes an equal tier; a page that rows share stands once."""
         pages = self._unique()
         place = {id(page): index for index, page in enumerate(pages)}
         tensors = {f"{index}.{name}": part for index, page in enumerate(pages) for name, part in page.parts.items()}
         rows = [[[place[id(page)] for page in layer] for layer in row] for row in self._pages]
-        return tensors, {"sealed": list(self._sealed), "tokens": [page.tokens for page in pages], "rows": rows}
+        return tensors, Meta(sealed=list(self._sealed), tokens=[page.tokens for page in pages], rows=rows)
 
-    def load(self, sealed: Sequence[int], tokens: Sequence[int], rows: list[list[list[int]]], tensors: Parts) -> None:
-        """Take over a state of a tier of the same form and shape. Raises DataError where it does not fit."""
-        layers = self.shape.layers
-        if len(sealed) != self.shape.batch or len(rows) != len(sealed) or any(len(row) != layers for row in rows):
-            raise DataError(f"the cache state has {len(rows)} rows, and {self.shape.batch} of {layers} layers are due")
+    def load(self, tensors: Parts, meta: Meta) -> None:
+        """Take over the `state` of a tier of this form. Raises DataError where it has another shape."""
+        batch, layers, tokens = len(meta["rows"]), {len(row) for row in meta["rows"]}, meta["tokens"]
+        if batch != self.shape.batch or layers - {self.shape.layers} or len(meta["sealed"]) != batch:
+            wanted = f"{self.shape.batch} rows of {self.shape.layers} layers"
+            raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
         parts: list[Parts] = [{} for _ in tokens]
         for key, tensor in tensors.items():
             index, _, name = key.partition(".")
             parts[int(index)][name] = tensor
         pages = [Page(count, part) for count, part in zip(tokens, parts, strict=True)]
-        self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in rows]
-        self._sealed = list(sealed)
+        self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in meta["rows"]]
+        self._sealed = list(meta["sealed"])
 
     def _extend(self, pages: Pages, k: Tensor, v: Tensor) -> Pages:
         start, tokens = 0, k.shape[1]
