@@ -1,0 +1,6 @@
+"""Text to token ids and back. `load(folder)` reads a tokenizer without importing torch or transformers."""
+
+from steno.tokens.base import StreamDecoder, Tokenizer
+from steno.tokens.hf import load
+
+__all__ = ["StreamDecoder", "Tokenizer", "load"]
