@@ -88,7 +88,7 @@ class Speed:
     ratio         tokens per second over those of the race's first arm: prefill and decode together
     ratio_low, ratio_high  its 95 % interval: bootstrap over prompts, and over repeats within a prompt
     repeats       timed passes per prompt; warm-up is not among them
-    foreign       share of the machine's busy processor time that other processes took meanwhile; None: not to be known
+    foreign       share of the machine's processor time that other processes took meanwhile; None: not known
     """
 
     name: str
@@ -126,7 +126,7 @@ class Speed:
 
     @property
     def noisy(self) -> bool:
-        """True where others took more than a tenth of the busy time: figures to be taken again."""
+        """True where others took more than a tenth of the machine: figures to be taken again."""
         return self.foreign is not None and self.foreign > 0.1
 
 
