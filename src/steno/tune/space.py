@@ -1,0 +1,120 @@
+"""Candidate plans from the index: a new method is searched the day its file is there.
+
+`seeds` crosses the methods at their defaults; `neighbours` changes one field of a plan by one step, whose size follows
+from the field's declared range. Nothing here knows a method by name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Annotated, cast, get_args, get_origin, get_type_hints
+
+from steno.core import Keeps, Knob, OneOf, Plan, Span, Value, knob_class, methods
+from steno.core.errors import KnobError, MissingExtra
+
+SLOTS = ("decode.draft", "decode.accept", "cache")
+"""Rooms a candidate takes at most one knob from. Weights change the model itself: they are chosen before tuning."""
+
+
+def seeds(base: Plan, backend: str, keep: Keeps) -> list[Plan]:
+    """Plans that add at least one knob to `base`, fit together on `backend` and keep at least `keep`.
+
+    A slot that `base` fills already stays as it is. The order is fixed: by slot, then by name.
+    """
+    plans = [base]
+    for slot in SLOTS:
+        if base.find(slot):
+            continue
+        knobs = _defaults(slot, backend, keep)
+        plans += [plan.with_knobs(knob) for plan in plans for knob in knobs]
+    return [p for p in plans if p != base and _useful(p) and p.keeps.covers(keep) and not p.clashes(backend)]
+
+
+def neighbours(plan: Plan, base: Plan, backend: str, keep: Keeps) -> list[Plan]:
+    """Plans one step away: one field of one knob that `base` did not fix, raised, lowered or switched."""
+    fixed = {knob.name for knob in base.knobs}
+    out: list[Plan] = []
+    for knob in plan.knobs:
+        if knob.name in fixed:
+            continue
+        for other in variants(knob):
+            changed = plan.with_knobs(other)
+            if changed not in out and changed.keeps.covers(keep) and not changed.clashes(backend):
+                out.append(changed)
+    return out
+
+
+def variants(knob: Knob) -> Iterator[Knob]:
+    """The knob with one field one step away, field by field. Steps that break a rule of the method are left out."""
+    hints = get_type_hints(type(knob), include_extras=True)
+    settings = knob.settings()
+    for field in fields(knob):
+        for value in _steps(settings[field.name], hints[field.name]):
+            try:
+                yield type(knob).build({**settings, field.name: value})
+            except KnobError:
+                continue
+
+
+def label(plan: Plan) -> str:
+    """A short name: knobs by their last word, with the fields that differ from the defaults; `plain` for none.
+
+    >>> label(Plan())
+    'plain'
+    """
+    return " + ".join(_label(knob) for knob in plan.knobs if not knob.card.task) or "plain"
+
+
+def _label(knob: Knob) -> str:
+    defaults = {f.name: f.default for f in fields(knob)}
+    changed = [f"{k}={_show(v)}" for k, v in knob.settings().items() if defaults.get(k) != v]
+    short = knob.name.rpartition(".")[2]
+    return f"{short}({', '.join(changed)})" if changed else short
+
+
+def _show(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _defaults(slot: str, backend: str, keep: Keeps) -> list[Knob]:
+    out: list[Knob] = []
+    for name, entry in sorted(methods().items()):
+        card = entry["card"]
+        fits = backend in cast(Sequence[str], card.get("backends", (backend,)))
+        if not name.startswith(slot + ".") or card.get("task") or not fits:
+            continue
+        if not Keeps(str(card.get("keeps", "near"))).covers(keep):
+            continue
+        try:
+            out.append(knob_class(name)())
+        except (KnobError, MissingExtra, TypeError):
+            # A method with a field that has no default is used only when the user names it.
+            continue
+    return out
+
+
+def _useful(plan: Plan) -> bool:
+    """An acceptor without a drafter decides nothing."""
+    return bool(plan.find("decode.draft")) or not plan.find("decode.accept")
+
+
+def _steps(value: Value, hint: object) -> list[Value]:
+    """Values one step from `value`: doubled and halved within a range, all others of a closed set."""
+    bare, rules = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
+    if isinstance(value, bool) or bare is bool:
+        return [not value]
+    for rule in rules:
+        if isinstance(rule, OneOf):
+            return [v for v in rule.values if v != value]
+        if isinstance(rule, Span) and isinstance(value, int | float):
+            return _near(value, rule)
+    return []
+
+
+def _near(value: int | float, span: Span) -> list[Value]:
+    whole = isinstance(value, int)
+    step = 1 if whole else (span.high - span.low) / 10
+    raised = value * 2 if value > 0 else value + step
+    lowered = value / 2 if value > 0 else value - step
+    moved = [min(max(v, span.low), span.high) for v in (raised, lowered)]
+    out: list[Value] = [int(v) if whole else float(f"{v:.6g}") for v in moved]
+    return [v for v in dict.fromkeys(out) if v != value]
