@@ -40,7 +40,7 @@ steps = 6
 batch = 4
 micro_batch = 2
 sequence = 32
-warmup = 0.2
+warmup_steps = 2
 eval_every = 3
 log_every = 1
 """

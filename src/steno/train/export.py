@@ -1,9 +1,9 @@
 """The trained model as a Hugging Face folder with int8 matrices, in the compressed-tensors format.
 
-Every matrix, the tied embedding among them, becomes int8 with one float32 scale per output channel (row), symmetric; norms
-stay bfloat16. Scales are float32 so that what a loader restores in float32 is exactly what was measured: it multiplies in
-the scale's own type. `dequantize` in the configuration makes stock transformers restore plain matrices when it loads the
-folder: its other route cannot hold a quantised embedding.
+Every matrix, the tied embedding among them, becomes int8 with one float32 scale per output channel (row), symmetric;
+norms stay bfloat16. Scales are float32 so that what a loader restores in float32 is exactly what was measured: it
+multiplies in the scale's own type. `dequantize` in the configuration makes stock transformers restore plain matrices
+when it loads the folder: its other route cannot hold a quantised embedding.
 """
 
 import json

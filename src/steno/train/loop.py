@@ -72,7 +72,7 @@ def train(run: Run, *, resume: bool) -> LlamaForCausalLM:
             done = max(step / schedule.steps, (time.monotonic() - start) / budget_s)
             if done >= 1:
                 break
-            lr = rate(schedule, done)
+            lr = rate(schedule, step, done)
             rows = torch.from_numpy(
                 run.packed.batch(weights, schedule.batch, schedule.sequence + 1, schedule.seed, step)
             ).to(run.device)
@@ -137,6 +137,8 @@ def _losses(model: LlamaForCausalLM, run: Run) -> tuple[models.Loss, models.Loss
 
     if not run.recipe.schedule.compile or not run.device.startswith("cuda"):
         return plain, plain
+    # A machine whose compiler is broken trains at eager speed rather than not at all.
+    torch._dynamo.config.suppress_errors = True
     return plain, torch.compile(plain, dynamic=False)
 
 

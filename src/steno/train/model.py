@@ -51,11 +51,12 @@ def logits(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
     """
     inner = model.model
     hidden = inner.embed_tokens(ids)
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    # Angles in float32, whatever the arithmetic of the rest.
+    rotary = inner.rotary_emb(hidden, position_ids=positions)
     if torch.is_autocast_enabled(ids.device.type):
         # Autocast leaves embeddings in float32, and with them the whole residual stream.
         hidden = hidden.to(torch.get_autocast_dtype(ids.device.type))
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    rotary = inner.rotary_emb(hidden, position_ids=positions)
     for layer in inner.layers:
         hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
     return model.lm_head(inner.norm(hidden))

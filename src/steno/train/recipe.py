@@ -95,7 +95,7 @@ class Schedule:
     micro_batch: int = 0
     lr: float = 2e-3
     optimizer: str = "adamw"
-    warmup: float = 0.02
+    warmup_steps: int = 200
     decay: str = "cosine"
     decay_share: float = 0.4
     final_lr: float = 0.0
@@ -114,7 +114,8 @@ class Schedule:
         _within("schedule", "batch", self.batch, 1, 1e6)
         _within("schedule", "sequence", self.sequence, 8, 1e6)
         _within("schedule", "lr", self.lr, 1e-8, 1)
-        _within("schedule", "warmup", self.warmup, 0, 0.5)
+        _within("schedule", "warmup_steps", self.warmup_steps, 0, 1e6)
+        _within("schedule", "decay_share", self.decay_share, 0.01, 1)
         _one_of("schedule", "decay", self.decay, ("cosine", "wsd"))
         _one_of("schedule", "optimizer", self.optimizer, ("adamw", "muon"))
         if self.micro_batch and self.batch % self.micro_batch:

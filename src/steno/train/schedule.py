@@ -8,23 +8,22 @@ from transformers import LlamaForCausalLM
 from steno.train.recipe import Schedule
 
 
-def rate(schedule: Schedule, done: float) -> float:
-    """The learning rate when the fraction `done` of the run, in [0, 1], is behind.
+def rate(schedule: Schedule, step: int, done: float) -> float:
+    """The learning rate of a step, when the fraction `done` of the run, in [0, 1], is behind.
 
-    Linear warm-up; then either a cosine to `final_lr`, or flat and a linear decay over the last `decay_share` (WSD).
+    Linear warm-up over the first steps; then either a cosine to `final_lr`, or flat and a linear decay over the last
+    `decay_share` (WSD). Warm-up counts steps, not time: the first step may take a minute to compile.
 
-    >>> s = Schedule(steps=100, batch=1, sequence=8, lr=1.0, warmup=0.1, decay="wsd", decay_share=0.5)
-    >>> [rate(s, done) for done in (0.05, 0.3, 0.75, 1.0)]
+    >>> s = Schedule(steps=100, batch=1, sequence=8, lr=1.0, warmup_steps=10, decay="wsd", decay_share=0.5)
+    >>> [rate(s, step, step / 100) for step in (4, 30, 75, 100)]
     [0.5, 1.0, 0.5, 0.0]
     """
-    if done < schedule.warmup:
-        return schedule.lr * max(done, 1e-3 * schedule.warmup) / schedule.warmup
     if schedule.decay == "cosine":
-        along = (done - schedule.warmup) / max(1e-9, 1 - schedule.warmup)
-        height = 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
+        height = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     else:
         height = min(1.0, max(0.0, 1 - done) / schedule.decay_share)
-    return schedule.final_lr + (schedule.lr - schedule.final_lr) * height
+    warm = min(1.0, (step + 1) / max(1, schedule.warmup_steps))
+    return warm * (schedule.final_lr + (schedule.lr - schedule.final_lr) * height)
 
 
 def optimizers(model: LlamaForCausalLM, schedule: Schedule, fused: bool) -> list[torch.optim.Optimizer]:
