@@ -1,8 +1,8 @@
 """Which tensors of a checkpoint are weights of linear layers: what a method of this room may replace.
 
 The architectures of the native engine are known by name. Of any other, transformers is asked: the model is built
-without memory (the meta device) and its modules looked at, because a matrix need not be a linear layer (GPT-2's Conv1D is
-transposed, routers and experts of a mixture are bare parameters).
+without memory (the meta device) and its modules looked at, because a matrix need not be a linear layer (GPT-2's Conv1D
+is transposed, routers and experts of a mixture are bare parameters).
 """
 
 import re
@@ -33,8 +33,8 @@ def layers(source: Checkpoint) -> Layers:
     found = _by_name(source) if architecture in NATIVE else _by_module(source)
     if not found.linear:
         raise ModelError(
-            f"{source.path}: {architecture or 'this model'} has no linear layers that can be compressed (GPT-2 and its like "
-            f"keep Conv1D layers, which no quantised format holds). Use a Llama-like model."
+            f"{source.path}: {architecture or 'this model'} has no linear layers that can be compressed (GPT-2 and "
+            f"its like keep Conv1D layers, which no quantised format holds). Use a Llama-like model."
         )
     return found
 

@@ -1,7 +1,7 @@
 """Where the bytes of a model folder are, tensor by tensor. The lines of a file sum to its size, header included.
 
-Parts: `payload` (integers), `scales`, `shapes`, `factors` (low rank), `bias` (added by a method), `untouched` (stored as
-before), `header` (the safetensors header with its length). The folder's other files (configuration, tokenizer, code)
+Parts: `payload` (integers), `scales`, `shapes`, `factors` (low rank), `bias` (of factored layers), `untouched` (stored
+as before), `header` (the safetensors header with its length). The folder's other files (configuration, tokenizer, code)
 are one number; the ledger itself is not in it.
 """
 

@@ -44,8 +44,8 @@ class Piece:
 def new_folder(out: Path, force: bool) -> Iterator[Path]:
     """A temporary folder that takes the name `out` when the block ends well, and vanishes when it does not.
 
-    Raises OutputError where `out` exists already (unless it is an empty folder, or `force`), cannot be written, or where
-    the disk is full.
+    Raises OutputError where `out` exists already (unless it is an empty folder, or `force`), cannot be written, or
+    where the disk is full.
     """
     if out.exists() and not force and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out} exists already. Name another folder, or pass --force to replace it.")
@@ -103,7 +103,7 @@ class Shard:
         """Write the tensor `name`."""
         at, piece = self._places[name]
         data = np.ascontiguousarray(array)
-        assert data.nbytes == piece.bytes and data.shape == piece.shape, (name, data.shape, data.dtype, piece)
+        assert (data.nbytes, data.shape) == (piece.bytes, piece.shape), (name, data.shape, data.dtype, piece)
         self._file.seek(self._start + at)
         self._file.write(data.reshape(-1).view(np.uint8).data)
         self._left.discard(name)

@@ -1,12 +1,12 @@
 """Round to nearest: each weight becomes the nearest point of a symmetric integer grid, w ~ s * q.
 
 8 bits: one scale per output channel, s = max|w| / 127. 4 bits: one scale per group of inputs, s = max|w| / 7.5, so that
-the grid [-8, 7] reaches every weight of the group to within half a step. The scale is rounded up to the number form it is
-stored in before the integers are chosen for it, hence |w - s q| <= s / 2 holds for what is on disk. Needs no data.
+the grid [-8, 7] reaches every weight of the group to within half a step. The scale is rounded up to the number form it
+is stored in before the integers are chosen for it, hence |w - s q| <= s / 2 holds for what is on disk. Needs no data.
 
-The folder is in the compressed-tensors format (`int-quantized`, `pack-quantized`) and loads in stock transformers, which
-restores the matrices; the native engine multiplies the 8-bit integers as they are. The bits per weight, scales included,
-are 4.5, 4.25 and 4.125 for groups of 32, 64 and 128.
+The folder is in the compressed-tensors format (`int-quantized`, `pack-quantized`) and loads in stock transformers,
+which restores the matrices; the native engine multiplies the 8-bit integers as they are. With 16-bit scales, groups of
+32, 64 and 128 cost 4.5, 4.25 and 4.125 bits per weight, and 16 bytes per matrix for its shape.
 
 Baseline of the field, without a paper of its own; the grid of 7.5 is the one compressed-tensors observers use.
 """
@@ -27,7 +27,9 @@ from steno.models.checkpoint import Checkpoint
 from ._layers import layers, shape, stored_bits
 from ._ledger import Layer
 from ._output import Array, Piece
-from .base import Calibration, Progress, Recoded, Recoding, WeightsKnob, float_dtype
+from ._recoding import Recoded, Recoding, float_dtype
+from ._write import Progress
+from .base import Calibration, WeightsKnob
 
 CARD = Card(keeps="near", breaks=("weights",), backends=("hf", "native"))
 
@@ -36,8 +38,8 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Rtn(WeightsKnob):
-    """`group` is for 4 bits. `head` and `embeddings` quantise the output head and the input embedding too; where the two
-    are tied, `embeddings` means both."""
+    """`group` is for 4 bits. `head` and `embeddings` quantise the output head and the input embedding too; where the
+    two are tied, `embeddings` means both."""
 
     card: ClassVar[Card] = CARD
     bits: Annotated[int, OneOf(8, 4)] = 8
@@ -56,7 +58,8 @@ class Rtn(WeightsKnob):
         found = layers(source)
         if self.head and not (found.head or self.embeddings):
             raise ModelError(
-                f"{source.path} has no output head of its own: it is tied to the embedding. Set weights.rtn.embeddings=true."
+                f"{source.path} has no output head of its own, it is tied to the embedding. "
+                f"Set --set weights.rtn.embeddings=true."
             )
         names = [*found.linear]
         names += [found.head] if self.head and found.head else []
@@ -72,8 +75,8 @@ class Rtn(WeightsKnob):
             fits = [g for g in (128, 64, 32) if gcd(g, columns) == g]
             remedy = f"weights.rtn.group={fits[0]}" if fits else "weights.rtn.bits=8"
             raise ModelError(
-                f"{source.path}: groups of {group} do not divide the {columns} inputs of {name.removesuffix('.weight')}. "
-                f"Set --set {remedy}."
+                f"{source.path}: groups of {group} do not divide the {columns} inputs of "
+                f"{name.removesuffix('.weight')}. Set --set {remedy}."
             )
         stored = float_dtype(source, name)
         # Per channel a wide scale costs nothing; per group it would cost as much as an eighth of the integers.
