@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the `steno` command. Always leaves by SystemExit."""
     code = 1
     try:
-        code = cli.main(argv, prog_name="steno", standalone_mode=False) or 0
+        words = sys.argv[1:] if argv is None else argv
+        code = cli.main(words, prog_name="steno", standalone_mode=False, obj=words) or 0
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code

@@ -117,7 +117,9 @@ class Journal:
         if self.path is not None:
             append_line(self.path, _line(key, record, spent))
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Measurements held."""
         return len(self._found)
 
 

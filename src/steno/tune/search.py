@@ -84,7 +84,10 @@ class OutOfTime(Exception):
 
 @dataclass(kw_only=True)
 class Search:
-    """One search. `units` are the prompts, each a group that runs together; `base` holds what every arm carries."""
+    """One search. `units` are the prompts, each a group that runs together.
+
+    base  knobs that every candidate carries; the baseline carries those of them that say what is asked for
+    """
 
     lab: Lab
     journal: Journal
@@ -99,14 +102,16 @@ class Search:
 
     def __post_init__(self) -> None:
         self.units = spread(self.units, self.goal.seed)
-        self.baseline = Arm(self.base)
+        self.baseline = Arm(self.base.task())
         self.peer = Arm(None, self.lab.peer) if self.lab.peer else None
         self.stage = "warm-up"
 
     def run(self) -> Found:
         """Search, within the time. Raises StenoError where plain decoding itself fails."""
         limit = self.goal.seconds - self._warm_up()
-        leader = self._race("screen", [Arm(p) for p in seeds(self.base, self.backend, self.goal.keep)], limit)
+        fixed = [self.base] if self.base != self.base.task() else []
+        plans = [*fixed, *seeds(self.base, self.backend, self.goal.keep)]
+        leader = self._race("screen", [Arm(plan) for plan in plans], limit)
         for turn in range(MOST_REFINED):
             seen = {arm.plan for arm in self.arms}
             near = neighbours(leader.plan, self.base, self.backend, self.goal.keep) if leader and leader.plan else []
@@ -243,7 +248,7 @@ class Search:
 
     def _hold_to_kl(self, arm: Arm, plan: Plan, name: str, texts: Sequence[Sequence[int]]) -> None:
         arm.fidelity = self._take(
-            f"kl of {name}/{arm.key}", Fidelity, lambda: self.lab.fidelity(self.base, plan, texts)
+            f"kl of {name}/{arm.key}", Fidelity, lambda: self.lab.fidelity(self.base.task(), plan, texts)
         )
         if self.goal.max_kl is not None and arm.fidelity.kl_mean > self.goal.max_kl:
             found = f"KL {arm.fidelity.kl_mean:.3g} nats per token on the {name}, and {self.goal.max_kl:g} is allowed"

@@ -82,7 +82,9 @@ def _defaults(slot: str, backend: str, keep: Keeps) -> list[Knob]:
         fits = backend in cast(Sequence[str], card.get("backends", (backend,)))
         if not name.startswith(slot + ".") or card.get("task") or not fits:
             continue
-        if not Keeps(str(card.get("keeps", "near"))).covers(keep):
+        promise = Keeps(str(card.get("keeps", "near")))
+        # A cache form that keeps the bits is what plain decoding uses already.
+        if not promise.covers(keep) or (slot == "cache" and promise is Keeps.BITS):
             continue
         try:
             out.append(knob_class(name)())
