@@ -1,22 +1,22 @@
 """The decode room's protocols: what a drafter proposes, what an acceptor decides, what a shaper does to logits.
 
-The loop (`loop.py`) is the only caller of `Session` here. Per step and row: the pending token is node 0, the draft hangs
-off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token it ends
+The loop (`loop.py`) is the only caller of `Session` here. Per step and row: the pending token is node 0, the draft
+hangs off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token it ends
 on becomes pending. A drafter decides speed only; an acceptor decides what comes out.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from steno.core import ROOT, Key, Knob, Step
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,15 @@ class Draft:
     tokens   proposed ids
     parents  per token the index of its parent in `tokens`, ROOT for a child of the pending token; parents come first
     scores   the drafter's estimate that the path down to the token is accepted; cuts a draft to a budget
-    laws     [n, V] distributions the tokens were *sampled* from; None: they were chosen, not sampled
+    laws     [n, V] distributions the tokens were *sampled* from; None: they were chosen, not sampled. A row is the law
+             of its token given its earlier siblings: without replacement, those are zeroed and the rest renormalised
     source   which drafter, for the statistics
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
-    laws: "Floats | None" = None
+    laws: Floats | None = None
     source: str = ""
 
     @staticmethod
@@ -62,7 +63,7 @@ class Draft:
     @property
     def branches(self) -> bool:
         """True where it is not a single path."""
-        return any(parent != i - 1 for i, parent in enumerate(self.parents))
+        return self.parents != tuple(range(ROOT, len(self.parents) - 1))
 
 
 class Drafter(Protocol):
@@ -103,7 +104,7 @@ class Seen:
     parents: Sequence[int]
     path: Sequence[int]
     new: Sequence[int]
-    top: "npt.NDArray[np.int32] | None" = None
+    top: Ints | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class ShaperKnob(Knob):
     """Settings of a shaper: a pure function of a node's logits and its own past (never of siblings)."""
 
     @abstractmethod
-    def shape(self, logits: "Floats", past: Sequence[int]) -> "Floats":
+    def shape(self, logits: Floats, past: Sequence[int]) -> Floats:
         """New logits [V] for the token after `past` (prompt, output and the node's ancestors); -inf forbids."""
 
 
@@ -140,7 +141,7 @@ class View(Protocol):
         """Greedy choice after `node`; -1 is the pending token, i is draft token i. The lowest id among equals."""
         ...
 
-    def logits(self, node: int) -> "Floats":
+    def logits(self, node: int) -> Floats:
         """Shaped logits [V] after `node`."""
         ...
 

@@ -1,0 +1,89 @@
+"""What the acceptor sees of one row of one forward."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from steno.core import Key, Step
+
+from .base import Draft, Request, ShaperKnob
+
+Floats = npt.NDArray[np.float32]
+
+
+class NodeView:
+    """Implements `View`; one object serves all rows and steps.
+
+    `columns[i]` is where draft token i stands in the forward, -1 where it does not: what is asked of such a node is
+    answered with token 0 and discarded by the loop (the confirming pass runs the accepted path only).
+    """
+
+    def __init__(self, shapers: Sequence[ShaperKnob]) -> None:
+        self._shapers = tuple(shapers)
+        self._step: Step | None = None
+        self._best: list[list[int]] | None = None
+        self._logits: Floats | None = None
+        self._row = 0
+        self._request: Request | None = None
+        self._ids: list[int] = []
+        self._draft = Draft()
+        self._columns: Sequence[int] | None = None
+
+    def load(self, step: Step) -> None:
+        """Look at another forward."""
+        self._step = step
+        self._best = None
+        self._logits = None
+
+    def aim(
+        self, row: int, request: Request, ids: list[int], draft: Draft, columns: Sequence[int] | None = None
+    ) -> None:
+        """Look at another row."""
+        self._row = row
+        self._request = request
+        self._ids = ids
+        self._draft = draft
+        self._columns = columns
+
+    def best(self, node: int) -> int:
+        if self._shapers:
+            return int(self.logits(node).argmax())
+        if self._best is None:
+            assert self._step is not None
+            self._best = cast(list[list[int]], self._step.argmax.tolist())
+        column = self._column(node)
+        return self._best[self._row][column] if column >= 0 else 0
+
+    def logits(self, node: int) -> Floats:
+        if self._logits is None:
+            assert self._step is not None
+            self._logits = self._step.logits
+        column = self._column(node)
+        if column < 0:
+            return np.zeros(self._logits.shape[-1], np.float32)
+        out = self._logits[self._row, column]
+        if self._shapers:
+            past = self._ids + self._branch(node)
+            for shaper in self._shapers:
+                out = shaper.shape(out, past)
+        return out
+
+    def key(self, node: int, purpose: str) -> Key:
+        request = self._request
+        assert request is not None
+        return Key(request.seed, request.number, len(self._ids) + len(self._branch(node)), purpose)
+
+    def _column(self, node: int) -> int:
+        if node < 0:
+            return 0
+        return node + 1 if self._columns is None else self._columns[node]
+
+    def _branch(self, node: int) -> list[int]:
+        """Draft tokens from the pending token's child down to `node`."""
+        out: list[int] = []
+        while node >= 0:
+            out.append(self._draft.tokens[node])
+            node = self._draft.parents[node]
+        return out[::-1]

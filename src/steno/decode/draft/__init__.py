@@ -1,0 +1,1 @@
+"""What is guessed: drafters propose tokens, and decide speed only. One drafter stands in a plan."""

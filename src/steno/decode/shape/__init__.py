@@ -1,0 +1,1 @@
+"""What is asked for: shapers turn a node's logits into the law that is sampled."""
