@@ -12,17 +12,20 @@ from steno.core.errors import MissingExtra, ModelError
 from steno.models import NATIVE
 from steno.models.checkpoint import Checkpoint
 
+_EXPERT = re.compile(r".*\.experts\.\d+\..*\.weight")
 _PROJECTION = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Weight names. `linear`: the blocks' layers, in order. `head`: "" where it is tied to the embedding.
-    `other`: linear modules whose weights are not in the checkpoint under their own name, or are no block's."""
+    """Weight names. `linear`: the blocks' layers, in order. `head`: "" where it is tied to the embedding. `experts`: the
+    matrices of a mixture, each its own tensor in the checkpoint but not its own module in transformers. `other`: linear
+    modules whose weights are not in the checkpoint under their own name, or are no block's."""
 
     linear: tuple[str, ...]
     head: str
     embedding: str
+    experts: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
 
 
@@ -84,8 +87,11 @@ def _by_module(source: Checkpoint) -> Layers:
             (linear if kept else other).append(f"{name}.weight" if kept else name)
     if head is not None and not tied:
         other.remove(where[id(head)])
+    weights = {n.removesuffix("_packed") for n in source.entries if n.endswith((".weight", ".weight_packed"))}
+    experts = [n for n in weights if _EXPERT.fullmatch(n)]
     return Layers(
         linear=tuple(sorted(linear, key=_natural)),
+        experts=tuple(sorted(set(experts) - set(linear), key=_natural)),
         head="" if head is None or tied else f"{where[id(head)]}.weight",
         embedding=f"{where[id(embedding)]}.weight",
         other=tuple(other),

@@ -61,14 +61,16 @@ class Rtn(WeightsKnob):
                 f"{source.path} has no output head of its own, it is tied to the embedding. "
                 f"Set --set weights.rtn.embeddings=true."
             )
-        names = [*found.linear]
+        names = [*found.linear, *found.experts]
         names += [found.head] if self.head and found.head else []
         names += [found.embedding] if self.embeddings else []
         ignore = [*found.other, *([found.head.removesuffix(".weight")] if found.head and not self.head else [])]
-        weights = {name: self._recoded(source, name) for name in names}
-        return Recoding(weights=weights, config={"quantization_config": self._scheme(ignore)})
+        # transformers takes the experts of a mixture in packed form only, and one scheme serves all layers.
+        packed = self.bits == 4 or bool(found.experts)
+        weights = {name: self._recoded(source, name, packed) for name in names}
+        return Recoding(weights=weights, config={"quantization_config": self._scheme(ignore, packed)})
 
-    def _recoded(self, source: Checkpoint, name: str) -> Recoded:
+    def _recoded(self, source: Checkpoint, name: str, packed: bool) -> Recoded:
         rows, columns = shape(source, name)
         group = columns if self.bits == 8 else self.group
         if columns % group:
@@ -82,25 +84,24 @@ class Rtn(WeightsKnob):
         # Per channel a wide scale costs nothing; per group it would cost as much as an eighth of the integers.
         narrow = "BF16" if stored == "F32" and self.bits == 4 else stored
         scales = Piece(f"{name}_scale", narrow, (rows, columns // group), "scales")
-        if self.bits == 8:
-            pieces = (Piece(name, "I8", (rows, columns), "payload"), scales)
-        else:
-            packed = Piece(f"{name}_packed", "I32", (rows, -(-columns // 8)), "payload")
-            pieces = (packed, scales, Piece(f"{name}_shape", "I64", (2,), "shapes"))
-        return Recoded(pieces=pieces, make=partial(self._make, source, name, group, narrow))
+        pieces = (Piece(name, "I8", (rows, columns), "payload"), scales)
+        if packed:
+            words = Piece(f"{name}_packed", "I32", (rows, -(-columns * self.bits // 32)), "payload")
+            pieces = (words, scales, Piece(f"{name}_shape", "I64", (2,), "shapes"))
+        return Recoded(pieces=pieces, make=partial(self._make, source, name, group, narrow, packed))
 
-    def _make(self, source: Checkpoint, name: str, group: int, dtype: str) -> tuple[list[Array], Layer]:
+    def _make(self, source: Checkpoint, name: str, group: int, dtype: str, packed: bool) -> tuple[list[Array], Layer]:
         weight = source.linear(name, shape(source, name)).dense()
         scales, scale_numbers, integers = quantise(weight, self.bits, group, dtype)
         error = float(np.linalg.norm(weight - dequantise(integers, scales)) / max(np.linalg.norm(weight), 1e-30))
         form = "int8 per channel" if self.bits == 8 else f"int4 group {group}"
         layer = Layer(name.removesuffix(".weight"), weight.size, form, round(error, 9))
-        if self.bits == 8:
+        if not packed:
             return [integers, scale_numbers], layer
-        return [pack(integers), scale_numbers, np.array(weight.shape, np.int64)], layer
+        return [pack(integers, self.bits), scale_numbers, np.array(weight.shape, np.int64)], layer
 
-    def _scheme(self, ignore: list[str]) -> dict[str, object]:
-        layout = "int-quantized" if self.bits == 8 else "pack-quantized"
+    def _scheme(self, ignore: list[str], packed: bool) -> dict[str, object]:
+        layout = "pack-quantized" if packed else "int-quantized"
         weights: dict[str, object] = {"num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False}
         weights |= {"strategy": "channel"} if self.bits == 8 else {"strategy": "group", "group_size": self.group}
         targets = ["Linear", "Embedding"] if self.embeddings else ["Linear"]
@@ -144,14 +145,13 @@ def round_up(values: npt.NDArray[np.float64], dtype: str) -> tuple[F32, Array]:
     return wide, wide
 
 
-def pack(integers: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Numbers in [-8, 7], [N, K] -> int32 words [N, ceil(K / 8)]: shifted up by 8, eight to a word, lowest bits first.
+def pack(integers: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.int32]:
+    """Numbers of 4 or 8 bits [N, K] -> int32 words [N, ceil(K * bits / 32)]: shifted up by 2^(bits - 1), lowest first.
 
-    >>> pack(np.array([[0, 1, 2, -1]], np.int8)).tolist() == [[0x7A98]]
+    >>> pack(np.array([[0, 1, 2, -1]], np.int8), 4).tolist() == [[0x7A98]]
     True
     """
     rows, columns = integers.shape
-    nibbles = np.zeros((rows, -(-columns // 8) * 8), np.uint8)
-    nibbles[:, :columns] = integers + 8
-    pairs = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
-    return pairs.view("<i4")
+    fields = np.zeros((rows, -(-columns * bits // 32) * (32 // bits)), np.uint8)
+    fields[:, :columns] = integers.astype(np.int16) + (1 << (bits - 1))
+    return (fields if bits == 8 else fields[:, 0::2] | (fields[:, 1::2] << 4)).view("<i4")
