@@ -29,6 +29,13 @@ def _gpt2() -> PreTrainedModel:
     )
 
 
+def _gptj() -> PreTrainedModel:
+    shape = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "rotary_dim": 4}
+    return hf.GPTJForCausalLM(
+        hf.GPTJConfig(vocab_size=VOCAB, initializer_range=0.15, bos_token_id=1, eos_token_id=2, **shape)
+    )
+
+
 def _opt() -> PreTrainedModel:
     shape = {
         "hidden_size": 32,
@@ -76,10 +83,10 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": _gpt2,
     "opt": _opt,
     "gpt_oss": _gpt_oss,
-    "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**sizes())),
+    "gptj": _gptj,
     "mamba": _mamba,
 }
-"""Builders by name. `stablelm` keeps to no attention interface, so it runs through explicit masks."""
+"""Builders by name. GPT-J keeps to no attention interface, so it runs through explicit masks."""
 
 
 def make(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

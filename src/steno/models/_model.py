@@ -1,4 +1,4 @@
-"""A transformers causal LM as a `core.Model`: loaded offline, checked, probed against itself, then bound to sessions."""
+"""A transformers causal LM as a `core.Model`: probed once against its own forward, then bound to sessions."""
 
 import inspect
 import warnings
@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 from transformers.utils import logging as chatter
 
-from steno.core import ROOT, Nodes, Want
+from steno.core import PAD, ROOT, Nodes, Want
 from steno.core.errors import CapsError, ModelError, PromptError, StenoError
 from steno.core.tier import CacheSpec, KVShape
 
@@ -33,6 +33,9 @@ Floats = npt.NDArray[np.float32]
 UNBOUNDED = 1 << 20
 """Context of a model whose config names none."""
 
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+"""Config fields of windows; a model that asks for its masks applies them itself, another is refused."""
+
 
 class HFModel:
     """See `core.Model`. `width` is the pinned query width, 0 where shapes are free."""
@@ -47,7 +50,6 @@ class HFModel:
         self._takes = frozenset(takes)
         self._past = "cache_params" if "cache_params" in takes else "past_key_values"
         self._layers = _find_layers(net, int(self.config.num_hidden_layers))
-        self.depth = len(self._layers)
         self.recurrent = any(
             isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=net.config).layers
         )
@@ -55,6 +57,11 @@ class HFModel:
         self._tail: list[nn.Module] = []
         self._shape: tuple[int, int] | None = None
         self._probe()
+
+    @property
+    def depth(self) -> int:
+        """Layers whose hidden states can be had: all, or 0 where the last one could not be followed to the logits."""
+        return len(self._layers) if self._tail else 0
 
     @property
     def device(self) -> torch.device:
@@ -104,8 +111,9 @@ class HFModel:
             tier = cache.open(self._kv_shape(batch, capacity))
             size = max(n - cache.due(n) for n in range(capacity + 1))
         slots = SlotCache(
-            batch, int(self.config.num_hidden_layers), size + self.width, capacity, tier, self._registered
-        )
+            batch=batch, layers=int(self.config.num_hidden_layers), size=size + self.width, capacity=capacity,
+            tier=tier, handles=self._registered,
+        )  # fmt: skip
         return SlotSession(self, capacity, cache, slots)
 
     def check_ids(self, ids: "npt.NDArray[np.int64]") -> None:
@@ -132,7 +140,9 @@ class HFModel:
             x = torch.from_numpy(np.ascontiguousarray(hidden)).to(self.device, self.net.dtype)
             return self._finish(x).float().cpu().numpy()
 
-    def run(self, ids: Tensor, embeds: Tensor | None, sight: Sight, cache: SlotCache, want: Want, asked: int) -> HFStep:
+    def run(
+        self, ids: Tensor, embeds: Tensor | None, sight: Sight, cache: SlotCache, want: Want, *, asked: int
+    ) -> HFStep:
         """One forward over the slot cache; outputs are cut to the first `asked` columns."""
         extra: dict[str, Tensor] = {"position_ids": sight.positions}
         if not self._registered:
@@ -160,8 +170,8 @@ class HFModel:
         return logits, hidden
 
     def _watch(self, layer: int, hidden: dict[int, Tensor]) -> "torch.utils.hooks.RemovableHandle":
-        if not 0 <= layer <= self.depth or not self.depth:
-            raise CapsError(f"{self.name} has hidden states of layers 0 to {self.depth}, got {layer}")
+        if not 0 <= layer <= len(self._layers) or not self._layers:
+            raise CapsError(f"{self.name} has hidden states of layers 0 to {len(self._layers)}, got {layer}")
 
         def before(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             hidden[layer] = cast(Tensor, args[0] if args else kwargs["hidden_states"])
@@ -205,7 +215,8 @@ class HFModel:
     def _probe(self) -> None:
         """Run a few tokens the model's own way and ours: what does not agree is refused, never served."""
         ids = (np.arange(6, dtype=np.int64) * 7919 + 13) % self.vocab
-        want = Want(hidden=(self.depth,) if self.depth else ())
+        last = len(self._layers)
+        want = Want(hidden=(last,) if last else ())
         with quiet(), _tail_of(self.net, self._layers) as tail:
             batch = torch.from_numpy(ids[None]).to(self.device)
             reference, hidden = self.call(batch, None, want, None)
@@ -216,6 +227,9 @@ class HFModel:
             with quiet():
                 self.net.set_attn_implementation(NAME)
             self._registered = self.net.config._attn_implementation == NAME
+            if not self._registered and any(getattr(self.config, key, None) for key in WINDOWS):
+                why = "looks back through a window that only its own code knows"
+                raise ModelError(f"{type(self.net).__name__} {why}. Use another architecture.")
         try:
             with quiet():
                 got = self._probe_session(ids)
@@ -232,24 +246,29 @@ class HFModel:
             off = f"logits differ by {gap.max():.3g} (spread {spread:.3g}) from the model's own forward"
             raise ModelError(f"{type(self.net).__name__} does not fit the slot cache: {off}. Use another architecture.")
         self._tail = tail
-        if not self.depth or not self._ends_in(hidden[self.depth], reference, 1e-3 * spread):
+        if not last or not self._ends_in(hidden[last], reference, 1e-3 * spread):
             self._tail = []
 
     def _probe_session(self, ids: "npt.NDArray[np.int64]") -> Floats:
-        """Logits [5, V] after each of the 6 ids but the first: by prefill, a forest, its commit and a single node."""
-        session = self.open(1, 16)
-        text = [int(i) for i in ids]
-        first = session.prefill([text[:2]], last=True)
+        """Logits [5, V] after each of the 6 ids but the first: by prefill, a forest, its commit and a single node.
+
+        Beside a longer row, which shows slots taken for positions and state kept outside the cache.
+        """
+        session = self.open(2, 16)
+        text, other = [int(i) for i in ids], [int(i) for i in ids[::-1]]
+        first = session.prefill([text[:2], [*other, *text[:3]]], last=True)
         assert first is not None
-        out = [first]
+        out = [first[:1]]
         # Node 0 of the forest is a stranger, which the path 1, 2, 3 must not see.
         steps = [([text[0], *text[2:5]], [ROOT, ROOT, 1, 2], [1, 2, 3]), (text[5:], [ROOT], [0])]
         if not session.caps.tree or session.caps.max_width < 4:
             steps = [([token], [ROOT], [0]) for token in text[2:]]
         for tokens, parents, path in steps:
-            step = session.forward(Nodes(tokens=np.array([tokens], np.int32), parents=np.array([parents], np.int32)))
+            rest = [PAD] * (len(tokens) - 1)
+            both = np.array([parents, [ROOT, *rest]], np.int32)
+            step = session.forward(Nodes(tokens=np.array([tokens, [text[3]] * len(tokens)], np.int32), parents=both))
             out.append(step.logits[0, path])
-            session.commit([path])
+            session.commit([path, [0]])
         if isinstance(session, SlotSession):
             self._shape = session.kv_shape()
         return np.concatenate(out)

@@ -1,4 +1,4 @@
-"""The hf backend's session over models with recurrent state (Mamba and hybrids): drafts from a snapshot, kept or dropped.
+"""The hf backend's session over recurrent models (Mamba and hybrids): drafts run on snapshots, kept or dropped.
 
 A recurrent state holds the past in a fixed number of numbers and cannot give a token back. So every node of a chain is
 one width-1 step on a copy of the row's state, the state after every node is kept until `commit`, and committing a path
@@ -80,6 +80,8 @@ class RecurrentSession:
         batch, width = nodes.parents.shape
         if nodes.layers is not None or nodes.visible is not None or nodes.positions is not None:
             raise CapsError(f"{self.model.name} is recurrent: a node sees the whole past and nothing else")
+        if want.hidden and not self.model.depth:
+            raise CapsError(f"the hidden states of {self.model.name} cannot be told apart from its head")
         if nodes.embeds is not None and not self.model.embeds:
             raise CapsError(f"{self.model.name} takes no input embeddings")
         if width > WIDEST:

@@ -58,8 +58,8 @@ class SlotSession:
     def caps(self) -> Caps:
         width, tier = self.model.width, self._cache.tier
         return Caps(
-            tree=True, crop=tier is None, fork=True, embeds=self.model.embeds, hidden=self.model.depth > 0, layers=False,
-            visible=True, recurrent=False, max_width=width or WIDEST, context=self.capacity,
+            tree=True, crop=tier is None, fork=True, embeds=self.model.embeds, hidden=self.model.depth > 0,
+            layers=False, visible=True, recurrent=False, max_width=width or WIDEST, context=self.capacity,
             chain_exact=Keeps.BITS if width else Keeps.NEAR, tree_exact=Keeps.NEAR,
         )  # fmt: skip
 
@@ -91,6 +91,8 @@ class SlotSession:
     def forward(self, nodes: Nodes, want: Want = Want()) -> HFStep:
         if nodes.layers is not None:
             raise CapsError("the hf backend runs all layers or none. Use the native backend for a slice of them.")
+        if want.hidden and not self.model.depth:
+            raise CapsError(f"the hidden states of {self.model.name} cannot be told apart from its head")
         if nodes.embeds is not None and not self.model.embeds:
             raise CapsError(f"{self.model.name} takes no input embeddings")
         parents = np.asarray(nodes.parents, np.int32)
@@ -112,7 +114,7 @@ class SlotSession:
         if nodes.visible is not None:
             lineage = nodes.visible & real[:, None] & real[:, :, None] | np.eye(width, dtype=bool)
         positions = self._lengths[:, None] + depth if nodes.positions is None else nodes.positions.astype(np.int64)
-        step = self._run(tokens, counts, want, lineage, positions, nodes.embeds)
+        step = self._run(tokens, counts, want, lineage=lineage, positions=positions, embeds=nodes.embeds)
         self._last = parents
         return step
 
@@ -183,6 +185,7 @@ class SlotSession:
         tokens: npt.NDArray[np.int64],
         counts: Counts,
         want: Want,
+        *,
         lineage: "npt.NDArray[np.bool_] | None" = None,
         positions: "npt.NDArray[np.int64] | None" = None,
         embeds: Floats | None = None,
@@ -192,11 +195,10 @@ class SlotSession:
         width = self.model.width or max(asked, 1)
         columns = np.arange(width)
         real = columns < counts[:, None]
-        if positions is None:
-            positions = self._lengths[:, None] + np.arange(asked)
+        chosen = self._lengths[:, None] + np.arange(asked) if positions is None else positions
         # Padding sees only itself, at a position that exists (learned position tables end somewhere).
         where = np.minimum(np.repeat(self._lengths[:, None], width, 1), self.model.context - 1)
-        where[:, :asked] = np.where(real[:, :asked], positions, where[:, :asked])
+        where[:, :asked] = np.where(real[:, :asked], chosen, where[:, :asked])
         visible = np.broadcast_to(np.eye(width, dtype=bool), (batch, width, width)).copy()
         if lineage is None:
             visible |= np.tri(width, dtype=bool) & real[:, None]
@@ -219,7 +221,7 @@ class SlotSession:
         if embeds is not None:
             wide = torch.zeros(batch, width, embeds.shape[-1])
             wide[:, :asked] = torch.from_numpy(np.where(real[:, :asked, None], embeds, 0))
-        return self.model.run(torch.from_numpy(ids).to(device), wide, sight, self._cache, want, asked)
+        return self.model.run(torch.from_numpy(ids).to(device), wide, sight, self._cache, want, asked=asked)
 
     def _advance(self, counts: Counts) -> None:
         """Count freshly committed tokens and seal what is due."""

@@ -132,6 +132,7 @@ def attend_lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> t
 
 
 def _mask(
+    *,
     batch_size: int,
     q_length: int,
     kv_length: int,
@@ -148,7 +149,8 @@ def _mask(
     if sight is None:
         sizes = {"batch_size": batch_size, "q_length": q_length, "kv_length": kv_length, "local_size": local_size}
         offsets = {"q_offset": q_offset, "kv_offset": kv_offset, "use_vmap": use_vmap}
-        return sdpa_mask(**sizes, **offsets, **rest)  # type: ignore[arg-type]
+        # Capped scores and sinks have no kernel with a causal flag, so the mask is always spelled out.
+        return sdpa_mask(**sizes, **offsets, **{**rest, "allow_is_causal_skip": False})  # type: ignore[arg-type]
     if use_vmap:
         raise CapsError(
             "this model lays an overlay of its own over causal attention, which the hf backend cannot follow"
@@ -164,6 +166,7 @@ def _attend(
     key: "Tensor | Handle",
     value: Tensor | None,
     attention_mask: Tensor | None,
+    *,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,

@@ -1,5 +1,5 @@
-"""The slot cache: the KV of every token at slot == position - sealed, per row, so rows are ragged and nothing ever moves
-to make room (specs: decode, pitfalls P2 and P3).
+"""The slot cache: the KV of every token at slot == position - sealed, per row, so rows are ragged and none is moved to
+align it with another (specs: decode, pitfalls P2 and P3).
 
 Committed tokens fill the slots [0, length - sealed) of a row and the nodes under verification the slots behind them.
 What stands behind the nodes of the present forward is never seen, and it is finite: a slot is zero until it is written,
@@ -73,7 +73,7 @@ class SlotCache(Cache):
     sight: Sight
     slots: Tensor
 
-    def __init__(self, batch: int, layers: int, size: int, capacity: int, tier: Tier | None, handles: bool) -> None:
+    def __init__(self, *, batch: int, layers: int, size: int, capacity: int, tier: Tier | None, handles: bool) -> None:
         super().__init__(layers=[SlotLayer(self, i) for i in range(layers)])
         self.batch, self.size, self.capacity, self.tier, self.handles = batch, size, capacity, tier, handles
         self.high = np.zeros(batch, np.int64)
@@ -148,14 +148,17 @@ class SlotCache(Cache):
     def fork(self, rows: Sequence[int]) -> "SlotCache":
         """A cache whose row i is a copy of row `rows[i]`."""
         tier = self.tier.fork(rows) if self.tier is not None else None
-        twin = SlotCache(len(rows), len(self.layers), self.size, self.capacity, tier, self.handles)
+        twin = SlotCache(
+            batch=len(rows), layers=len(self.layers), size=self.size, capacity=self.capacity, tier=tier,
+            handles=self.handles,
+        )  # fmt: skip
         twin.high = self.high[list(rows)]
-        for mine, layer in zip(self.layers, twin.layers, strict=True):
-            assert isinstance(mine, SlotLayer)
-            if mine.is_initialized:
-                index = torch.tensor(list(rows), device=mine.pair()[0].device)
-                layer.keys, layer.values = (held.index_select(0, index) for held in mine.pair())
-                layer.is_initialized = True
+        for mine in self.live():
+            layer = twin.layers[mine.index]
+            assert isinstance(layer, SlotLayer)
+            index = torch.tensor(list(rows), device=mine.pair()[0].device)
+            layer.keys, layer.values = (held.index_select(0, index) for held in mine.pair())
+            layer.is_initialized = True
         return twin
 
     def storages(self) -> dict[str, list[Tensor]]:

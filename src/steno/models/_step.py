@@ -39,7 +39,7 @@ class HFStep:
         # topk promises nothing about ties: among equals at the cut, sort all of the row.
         tied = (raw >= best[..., -1:]).sum(-1) > count
         if bool(tied.any()):
-            values, order = raw[tied].sort(-1, descending=True, stable=True)
+            values, order = torch.sort(raw[tied], dim=-1, descending=True, stable=True)
             best[tied], ids[tied] = values[..., :count], order[..., :count]
         flat, names = best.float().cpu().numpy(), ids.to(torch.int32).cpu().numpy()
         order = np.lexsort((names, -flat), axis=-1)

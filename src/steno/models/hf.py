@@ -1,14 +1,15 @@
 """Any transformers causal LM, unmodified, on CPU or GPU.
 
-The door of the backend: what can be told from the files is checked here, without torch, and said in one sentence. Behind
-it: `_model` (the model, probed against its own forward), `_session` over `_slots` and `_sight` (attention models, pinned
-mode, cache forms), `_recurrent` (Mamba and hybrids), `_step` (outputs).
+The door of the backend: what can be told from the files is checked here, without torch, and said in one sentence.
+Behind it: `_model` (the model, probed against its own forward), `_session` over `_slots` and `_sight` (attention
+models, pinned mode, cache forms), `_recurrent` (Mamba and hybrids), `_step` (outputs).
 
 Nothing is fetched: `models.locate` has found the folder, and transformers is told to stay offline. Code that a
 repository brings along is not run.
 """
 
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from struct import unpack
@@ -19,6 +20,7 @@ from steno.core.errors import MissingExtra, ModelError
 from .base import ModelSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
     from ._model import HFModel
 
@@ -81,7 +83,7 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
     try:
         with quiet():
             settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-            net, report = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 folder, config=settings, dtype=forms[spec.weights], local_files_only=True, use_safetensors=True,
                 output_loading_info=True, **pinned,
             )  # fmt: skip
@@ -93,6 +95,7 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
         ) from None
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"transformers cannot load {folder.name}: {_first_line(error)}") from None
+    net, report = cast(tuple["PreTrainedModel", dict[str, Iterable[str]]], loaded)
     lost = sorted([*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])])
     if lost:
         some = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
@@ -102,12 +105,13 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
     for name, weight in net.named_parameters():
         if weight.is_floating_point() and weight.element_size() > 1 and not bool(torch.isfinite(weight).all()):
             raise ModelError(f"the weights of {folder.name} contain NaN or Inf, in {name}. Fetch the model again.")
-    rows = int(net.get_input_embeddings().weight.shape[0])
+    rows = int(cast("torch.Tensor", net.get_input_embeddings().weight).shape[0])
     if (size := _tokenizer_size(folder)) > rows:
         raise ModelError(
             f"the tokenizer of {folder.name} has {size} ids and the embedding only {rows}: they do not belong together"
         )
-    net = net.eval().requires_grad_(False).to(device)
+    net.eval().requires_grad_(False)
+    net.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     return HFModel(net, folder.name, spec.width if spec.pinned else 0)
 
 
