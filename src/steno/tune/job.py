@@ -12,7 +12,7 @@ from steno import __version__
 from steno.core import Model, Plan
 from steno.core.errors import OutputError, StenoError
 from steno.core.files import write_text
-from steno.measure import Fidelity, Run, report, to_json
+from steno.measure import Fidelity, Outcome, Run, report, to_json
 from steno.measure.machine import here, usable_cores
 from steno.measure.speed import Arm
 from steno.models import ModelSpec, load, locate
@@ -113,6 +113,7 @@ def tune(
         watch=watch,
     )
     found = search.run()
+    notes += _drift(order, model, found)
     notes += _across(order, subject, found, journal, tasks) if arm else []
     run = _run(order, model, found, [*notes], started)
     best = run.baseline if run.best is None else run.trials[run.best]
@@ -172,6 +173,18 @@ def _peer(order: Order, subject: Subject) -> tuple[Arm | None, list[str]]:
         return None, [f"transformers was not measured beside: {error}"]
 
 
+def _drift(order: Order, model: Model, found: Found) -> list[str]:
+    """Why drafts may change ids although every method kept its word."""
+    changed = any(t.outcome is Outcome.CHANGED for t in found.trials)
+    if not changed or model.backend != "hf" or order.spec.pinned:
+        return []
+    return [
+        "The hf backend computes drafted tokens in other shapes than single ones, and rounding can turn a close "
+        "choice. "
+        "With --pinned shapes are fixed, and both are bit-equal."
+    ]
+
+
 def _across(order: Order, subject: Subject, found: Found, journal: Journal, tasks: Sequence[Task]) -> list[str]:
     """What the backend itself changes: its predictions against those of transformers in fp32, on the same ids."""
     notes: list[str] = []
@@ -212,13 +225,13 @@ def _gap(order: Order, subject: Subject, tasks: Sequence[Task]) -> Fidelity:
 
 def _run(order: Order, model: Model, found: Found, notes: Sequence[str], started: str) -> Run:
     return Run(
-        model=model.name if order.spec.source != "nib" else "nib",
+        model=model.name,
         backend=model.backend,
         weights=str(getattr(model, "weights", order.spec.weights)),
         fingerprint=model.fingerprint,
         keep=order.goal.keep,
         prompts=order.source,
-        num_prompts=found.baseline.compared,
+        num_prompts=found.num_prompts,
         max_tokens=order.max_tokens,
         seed=order.goal.seed,
         machine=here(threads=order.spec.threads, isa=str(getattr(model, "isa", ""))),

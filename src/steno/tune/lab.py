@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Protocol
 
-from steno.core import Model, Plan
+from steno.core import CacheSpec, Model, Plan
 from steno.core.errors import StenoError
-from steno.decode.base import Completion
+from steno.decode import Completion, CostTable, generate
 from steno.measure import Fidelity, Span
 from steno.measure.base import Bytes
+from steno.measure.bytes import cache_form
 from steno.measure.speed import Arm
 from steno.tokens import Tokenizer
 
@@ -64,14 +65,19 @@ class ModelLab:
         self.peer = peer.name if peer else ""
         self.peer_version = version(peer.name) if peer else ""
         self._peer = peer
+        self._costs: dict[CacheSpec | None, CostTable] = {}
 
     def run(self, plan: Plan, unit: Unit) -> Lap:
-        from steno.decode import generate
-
         requests = [task.request for task in unit]
         try:
             done = generate(
-                self.model, requests, plan, batch=len(unit), tokenizer=self.tokenizer, capacity=self.capacity
+                self.model,
+                requests,
+                plan,
+                batch=len(unit),
+                text=self.tokenizer.decode if self.tokenizer else None,
+                costs=self._cost_table(plan, requests[0].prompt) if len(unit) == 1 else None,
+                capacity=self.capacity,
             )
         except StenoError as error:
             return Lap(error=str(error))
@@ -82,6 +88,15 @@ class ModelLab:
             decoded=sum(len(completion.tokens) for completion in done),
             outs=tuple(_out(completion) for completion in done),
         )
+
+    def _cost_table(self, plan: Plan, prompt: Sequence[int]) -> CostTable:
+        """Costs of widths under the plan's cache form: taken outside the clock, the same for all plans of that form."""
+        form = cache_form(plan)
+        if form not in self._costs:
+            session = self.model.open(1, self.capacity, form)
+            session.prefill([prompt[:-1]])
+            self._costs[form] = CostTable.measure(session)
+        return self._costs[form]
 
     def run_peer(self, unit: Unit) -> Lap:
         if self._peer is None:

@@ -70,6 +70,7 @@ class Progress:
 class Found:
     """What a search found. `best` indexes `trials`; None where nothing beat the baseline."""
 
+    num_prompts: int
     baseline: Trial
     trials: tuple[Trial, ...]
     best: int | None
@@ -318,6 +319,7 @@ class Search:
         if changed:
             self.notes.append(f"{changed} of {len(trials)} plans gave other ids than they promise, and are left out.")
         return Found(
+            num_prompts=sum(map(len, self.units)),
             baseline=trial(self.baseline, self.goal.seed),
             trials=tuple(trials),
             best=best,

@@ -14,6 +14,9 @@ from steno.core.errors import KnobError, MissingExtra
 SLOTS = ("decode.draft", "decode.accept", "cache")
 """Rooms a candidate takes at most one knob from. Weights change the model itself: they are chosen before tuning."""
 
+ACCEPTORS, SAMPLES = "decode.accept", "decode.shape.temperature"
+"""A task without a temperature is greedy, and greedy acceptance is what the loop does by itself."""
+
 
 def seeds(base: Plan, backend: str, keep: Keeps) -> list[Plan]:
     """Plans that add at least one knob to `base`, fit together on `backend` and keep at least `keep`.
@@ -22,7 +25,7 @@ def seeds(base: Plan, backend: str, keep: Keeps) -> list[Plan]:
     """
     plans = [base]
     for slot in SLOTS:
-        if base.find(slot):
+        if base.find(slot) or (slot == ACCEPTORS and not base.find(SAMPLES)):
             continue
         knobs = _defaults(slot, backend, keep)
         plans += [plan.with_knobs(knob) for plan in plans for knob in knobs]
@@ -83,8 +86,8 @@ def _defaults(slot: str, backend: str, keep: Keeps) -> list[Knob]:
         if not name.startswith(slot + ".") or card.get("task") or not fits:
             continue
         promise = Keeps(str(card.get("keeps", "near")))
-        # A cache form that keeps the bits is what plain decoding uses already.
-        if not promise.covers(keep) or (slot == "cache" and promise is Keeps.BITS):
+        # A cache form that keeps the bits is what plain decoding has already; an acceptor that keeps them is greedy.
+        if not promise.covers(keep) or (slot != "decode.draft" and promise is Keeps.BITS):
             continue
         try:
             out.append(knob_class(name)())
