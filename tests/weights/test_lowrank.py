@@ -63,7 +63,7 @@ def test_never_worse_than_the_plain_svd(seed, damp):
 
 
 def test_a_planted_low_rank_under_outliers_is_found():
-    """The directions that carry the outputs are few; the weight itself is dominated by columns that no input excites."""
+    """The directions that carry the outputs are few; the weight is dominated by columns that no input excites."""
     rng = np.random.default_rng(0)
     w = rng.standard_normal((64, 4)) @ rng.standard_normal((4, 96))
     w[:, 60:] = rng.standard_normal((64, 36)) * 10

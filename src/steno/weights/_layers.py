@@ -18,9 +18,13 @@ _PROJECTION = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Weight names. `linear`: the blocks' layers, in order. `head`: "" where it is tied to the embedding. `experts`: the
-    matrices of a mixture, each its own tensor in the checkpoint but not its own module in transformers. `other`: linear
-    modules whose weights are not in the checkpoint under their own name, or are no block's."""
+    """Weight names.
+
+    linear     layers of the blocks, in order
+    head       "" where it is tied to the embedding
+    experts    matrices of a mixture: each its own tensor in the checkpoint, but no module of its own in transformers
+    other      linear modules whose weights are not in the checkpoint under their own name, or are no block's
+    """
 
     linear: tuple[str, ...]
     head: str

@@ -59,6 +59,7 @@ def write(method: str, source: Checkpoint, recoding: Recoding, folder: Path, say
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     _side_files(source, recoding, folder)
     sizes = [prod(shape(source, n)) for n in recoding.weights]
+    sizes += [prod(source.entry(n).shape) for r in recoding.weights.values() for n in r.drops]
     return Ledger(
         method=method,
         lines=tuple(lines),

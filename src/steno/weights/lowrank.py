@@ -50,6 +50,10 @@ F64 = npt.NDArray[np.float64]
 CODE = """
 
 from transformers import {config}, {model}
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+# Names in the files are those of the base model's files.
+register_checkpoint_conversion_mapping("{type}", get_checkpoint_conversion_mapping("{base}") or [], overwrite=True)
 
 
 class LowRankConfig({config}):
@@ -179,7 +183,7 @@ def _folder(base: str, ranks: dict[str, int], center: bool, weights: dict[str, R
     if not isinstance(model, str):
         raise ModelError(f"weights.lowrank: transformers has no one causal language model for '{base}'.")
     kind = f"{lowrank.KEY}_{base}"
-    code = getsource(_factors) + CODE.format(config=CONFIG_MAPPING[base].__name__, model=model, type=kind)
+    code = getsource(_factors) + CODE.format(config=CONFIG_MAPPING[base].__name__, model=model, base=base, type=kind)
     file = f"modeling_{lowrank.KEY}"
     config = {
         "model_type": kind,
