@@ -107,7 +107,8 @@ class HFModel:
                 raise CapsError(f"{self.name} keeps a state of fixed size and no KV, so it takes no cache form")
             return RecurrentSession(self, batch, capacity)
         tier, size = None, capacity
-        if cache is not None:
+        # A form that seals nothing within the capacity costs nothing: plain attention, under its own visibility.
+        if cache is not None and cache.due(capacity):
             tier = cache.open(self._kv_shape(batch, capacity))
             size = max(n - cache.due(n) for n in range(capacity + 1))
         slots = SlotCache(
