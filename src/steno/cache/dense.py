@@ -11,7 +11,7 @@ from steno.core import Card, KVShape, Tier
 
 from .base import CacheKnob
 
-CARD = Card(paper="", keeps="bits", breaks=("cache",), backends=("table", "hf", "native"))
+CARD = Card(paper="", keeps="bits", breaks=("cache",), backends=("hf", "native"))
 
 
 @dataclass(frozen=True, kw_only=True)

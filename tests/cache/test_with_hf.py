@@ -1,0 +1,243 @@
+"""Cache forms under real attention: tiny random models on the hf backend.
+
+The claim that matters: a session in a compressed form gives the same tokens, bit for bit in pinned mode, whether they
+are decoded one at a time or many at a time from drafts that are sometimes right.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steno.cache import CacheKnob
+from steno.cache._ledger import bits_per_value
+from steno.cache.affine import Affine
+from steno.cache.dense import Dense
+from steno.cache.window import Window
+from steno.core import ROOT, Keeps, Model, Nodes, Session
+from steno.core.errors import CapsError
+from steno.models import ModelSpec, load
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+import tiny
+
+FORMS = [
+    Affine(key_bits=8, value_bits=8, group=8, residual=8, block=8),
+    Affine(key_bits=2, value_bits=2, group=8, residual=16, block=16),
+    Affine(key_bits=4, value_bits=3, group=16, residual=0, block=16),
+    Window(sinks=2, window=12, block=4),
+]
+PROMPTS = [[5, 9, 23, 71, 40, 11, 3] * 5, [17, 4], [(7 * i * i + 3) % tiny.VOCAB for i in range(21)]]
+WIDTH = 8
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def folder(request, tmp_path_factory) -> Path:
+    return tiny.make(request.param, tmp_path_factory.mktemp("models") / request.param)
+
+
+@pytest.fixture(scope="module")
+def pinned(folder) -> Model:
+    return load(ModelSpec(source=str(folder), backend="hf", pinned=True, width=WIDTH, threads=1))
+
+
+@pytest.fixture(scope="module")
+def free(folder) -> Model:
+    return load(ModelSpec(source=str(folder), backend="hf", threads=1))
+
+
+def chains(rows: Sequence[Sequence[int]]) -> Nodes:
+    """A chain of nodes per row."""
+    width = max(map(len, rows))
+    tokens = np.zeros((len(rows), width), np.int32)
+    parents = np.full((len(rows), width), -2, np.int32)
+    for b, row in enumerate(rows):
+        tokens[b, : len(row)] = row
+        parents[b, : len(row)] = np.arange(ROOT, len(row) - 1)
+    return Nodes(tokens=tokens, parents=parents)
+
+
+def decode(
+    session: Session, prompts: Sequence[Sequence[int]], count: int, truth: Sequence[Sequence[int]] | None = None
+) -> tuple[list[list[int]], list[list[np.ndarray]], int]:
+    """(ids, logits of each, forwards) of greedy decoding; drafts are `truth` with every fifth token wrong."""
+    rows = range(len(prompts))
+    session.prefill([prompt[:-1] for prompt in prompts])
+    out: list[list[int]] = [[] for _ in prompts]
+    logits: list[list[np.ndarray]] = [[] for _ in prompts]
+    forwards = 0
+    while min(map(len, out)) < count:
+        trees: list[list[int]] = []
+        for b in rows:
+            done = len(out[b])
+            pending = out[b][-1] if out[b] else prompts[b][-1]
+            ahead = min(session.room()[b], session.caps.max_width, WIDTH) - 1 if truth else 0
+            drafts = list(truth[b][done : done + ahead]) if truth else []
+            drafts = [(t + 1) % tiny.VOCAB if (done + i + b) % 5 == 4 else t for i, t in enumerate(drafts)]
+            trees.append([pending, *drafts] if done < count else [])
+        step = session.forward(chains(trees))
+        forwards += 1
+        paths = []
+        for b, tree in enumerate(trees):
+            path = list(range(min(1, len(tree))))
+            while path:
+                out[b].append(int(step.argmax[b, path[-1]]))
+                logits[b].append(step.logits[b, path[-1]].copy())
+                if len(path) == len(tree) or tree[len(path)] != out[b][-1]:
+                    break
+                path.append(len(path))
+            paths.append(path)
+        session.commit(paths)
+    return [row[:count] for row in out], [row[:count] for row in logits], forwards
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_speculative_and_compressed_is_greedy_and_compressed_bit_for_bit(pinned, form):
+    count = 60
+    session = pinned.open(3, 128, form)
+    assert session.caps.chain_exact is Keeps.BITS
+    ids, logits, forwards = decode(session, PROMPTS, count)
+    drafted, their_logits, their_forwards = decode(pinned.open(3, 128, form), PROMPTS, count, truth=ids)
+    assert drafted == ids
+    for ours, theirs in zip(logits, their_logits, strict=True):
+        np.testing.assert_array_equal(np.stack(ours), np.stack(theirs))
+    assert forwards == count
+    assert their_forwards < count * 0.7
+    # Something was sealed, so the promise was put to the test.
+    assert sum(session.cache_bytes().values()) > session.cache_bytes()["open"]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_compression_changes_something(pinned, form):
+    """A form that is quietly ignored would pass every equality here."""
+    _, dense, _ = decode(pinned.open(3, 128), PROMPTS, 40)
+    _, mine, _ = decode(pinned.open(3, 128, form), PROMPTS, 40)
+    assert not np.array_equal(np.stack(dense[0]), np.stack(mine[0]))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_any_chunking_of_the_prefill_is_the_same(pinned, free, form):
+    for model, atol in ((pinned, 0.0), (free, 1e-4)):
+        whole = model.open(3, 128, form)
+        want = whole.prefill(PROMPTS, last=True)
+        for size in (1, 3, 10):
+            parts = model.open(3, 128, form)
+            got = [None] * 3
+            for start in range(0, max(map(len, PROMPTS)), size):
+                chunk = [prompt[start : start + size] for prompt in PROMPTS]
+                last = parts.prefill(chunk, last=True)
+                got = [last[b] if chunk[b] else got[b] for b in range(3)]
+            np.testing.assert_allclose(np.stack(got), want, atol=atol, rtol=0)
+            # The open buffer has room for the widest forward as well, so it alone may differ.
+            sizes = [{part: size for part, size in s.cache_bytes().items() if part != "open"} for s in (parts, whole)]
+            assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_rows_do_not_feel_each_other(free, form):
+    batch = free.open(3, 128, form).prefill(PROMPTS, last=True)
+    for b, prompt in enumerate(PROMPTS):
+        alone = free.open(1, 128, form).prefill([prompt], last=True)
+        np.testing.assert_allclose(batch[b], alone[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_forks_go_their_own_ways(pinned, form):
+    session = pinned.open(3, 128, form)
+    session.prefill(PROMPTS)
+    twin = session.fork([0, 0, 2])
+    tails = [[1, 2, 3] * 9, [4, 5] * 8, [6] * 20]
+    twin.prefill(tails)
+    got = session.prefill([[8] * 12] * 3, last=True)
+    alone = pinned.open(3, 128, form)
+    alone.prefill(PROMPTS)
+    np.testing.assert_array_equal(got, alone.prefill([[8] * 12] * 3, last=True))
+    fresh = pinned.open(3, 128, form)
+    fresh.prefill([PROMPTS[r] + tail for r, tail in zip((0, 0, 2), tails, strict=True)])
+    again = [twin.prefill([[7]] * 3, last=True), fresh.prefill([[7]] * 3, last=True)]
+    np.testing.assert_array_equal(*again)
+
+
+@pytest.mark.parametrize(
+    "form", [Dense(), Affine(residual=128, key_bits=2, value_bits=2), Window(window=1024)], ids=repr
+)
+def test_a_full_budget_is_dense(pinned, free, form):
+    """Where nothing is ever sealed, a form costs nothing: the same bits, the same caps."""
+    for model in (pinned, free):
+        session, plain = model.open(3, 128, form), model.open(3, 128)
+        assert session.caps == plain.caps
+        ids, logits, _ = decode(session, PROMPTS, 30)
+        want, want_logits, _ = decode(plain, PROMPTS, 30)
+        assert ids == want
+        np.testing.assert_array_equal(np.stack(logits[0]), np.stack(want_logits[0]))
+
+
+def test_affine_approaches_dense_with_its_bits(free):
+    prompt = [[(11 * i * i + i) % tiny.VOCAB for i in range(120)]]
+    want = free.open(1, 128).prefill(prompt, last=True)
+    gaps = []
+    for bits in (2, 3, 4, 8):
+        form = Affine(key_bits=bits, value_bits=bits, group=8, residual=8, block=8)
+        gaps.append(float(np.abs(free.open(1, 128, form).prefill(prompt, last=True) - want).mean()))
+    assert gaps[0] > gaps[1] > gaps[2] > 4 * gaps[3] > 0
+
+
+def test_window_is_a_masked_model(free):
+    """The form against transformers' own eager attention under the mask that defines the form."""
+    form = Window(sinks=2, window=12, block=4)
+    prompt = PROMPTS[0] + PROMPTS[2]
+    got = free.open(1, 128, form).prefill([prompt], last=True)
+    place = torch.arange(len(prompt))
+    seen = (place[:, None] >= place) & ((place < 2) | (place[:, None] - place < 12))
+    mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[None, None]
+    with torch.inference_mode():
+        want = free.net(input_ids=torch.tensor([prompt]), attention_mask=mask, use_cache=False).logits[0, -1]
+    np.testing.assert_allclose(got[0], want.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_the_open_buffer_is_as_small_as_it_says(free, form):
+    """cache_bytes against the storages of the session, and the buffer against what the form allows to be open."""
+    capacity = 200
+    session = free.open(1, capacity, form)
+    session.prefill([[i % tiny.VOCAB for i in range(capacity - 20)]])
+    layers, groups, dim = 3, 2, 8
+    told = session.cache_bytes()
+    live = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for layer in session._cache.live()
+        for t in layer.pair()
+    }
+    assert told["open"] == sum(live.values())
+    most = max(n - form.due(n) for n in range(capacity + 1))
+    per_token = 2 * layers * groups * dim * 4
+    # The nodes of a forward stand in the buffer too, a prefill chunk of a block at the most.
+    assert told["open"] <= per_token * (most + max(form.block, 1) + WIDTH)
+    assert told["open"] < per_token * capacity / 2
+
+
+def test_bits_per_value_of_a_live_session(free):
+    form = Affine(key_bits=2, value_bits=2, group=32, residual=32, block=32)
+    session = free.open(1, 256, form)
+    session.prefill([[i % tiny.VOCAB for i in range(250)]])
+    parts = session.cache_bytes()
+    tier = session._cache.tier
+    sealed = tier.sealed[0]
+    assert sealed == 192
+    # Head width 8: the value groups are 8 wide, 2 + (32/32 + 32/8) / 2 = 4.5 bits. Wide heads have fewer.
+    assert bits_per_value(sum(size for part, size in parts.items() if part != "open"), tier.shape, sealed) == 4.5
+
+
+def test_crop_below_what_is_sealed_is_refused(free):
+    session = free.open(1, 128, FORMS[0])
+    session.prefill([PROMPTS[0]])
+    with pytest.raises(CapsError, match="sealed"):
+        session.crop([3])
+
+
+def test_a_form_is_checked_when_a_session_opens():
+    assert all(isinstance(form, CacheKnob) for form in FORMS)
