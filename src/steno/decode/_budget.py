@@ -14,7 +14,7 @@ import numpy as np
 
 from steno.core import PAD, ROOT, Nodes, Session
 
-from ._trim import EMPTY, depths, keep, scores
+from ._trim import EMPTY, best_path, depths, keep, scores
 from .base import Draft
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -134,18 +134,31 @@ class Budget:
 
         Sampled drafts (with laws) are left alone: a cut that looks at what was sampled bends the law.
         """
-        ranked = [self._rank(d) for d in drafts]
-        widest = max((len(order) for order, _ in ranked), default=0)
-        if not widest or any(d.laws is not None for d in drafts):
+        if any(draft.laws is not None for draft in drafts):
             return list(drafts)
+        rate, cut = self._cut(drafts)
+        if self.confirm and any(draft.branches for draft in cut):
+            chains = [keep(draft, best_path(draft)) if draft.branches else draft for draft in drafts]
+            chain_rate, chain_cut = self._cut(chains)
+            if chain_rate >= rate:
+                return chain_cut
+        return cut
+
+    def _cut(self, drafts: Sequence[Draft]) -> tuple[float, list[Draft]]:
+        """The best common width: (tokens per second it should give, the drafts cut to it)."""
+        ranked = [self._rank(draft) for draft in drafts]
+        again = self.confirm and any(draft.branches for draft in drafts)
         expected = float(len(drafts))
         best, best_rate = 0, expected / self.costs[1]
-        for n in range(1, widest + 1):
+        for n in range(1, 1 + max([len(order) for order, _ in ranked], default=0)):
             expected += sum([gains[n - 1] for _, gains in ranked if n <= len(gains)])
-            rate = expected / self.costs[n + 1]
-            if rate > best_rate:
-                best, best_rate = n, rate
-        return [_first(draft, order[:best]) for draft, (order, _) in zip(drafts, ranked, strict=True)]
+            cost = self.costs[n + 1]
+            if again:
+                # The accepted path runs once more: about as many nodes as tokens are expected of a row.
+                cost += self.costs[min(n + 1, round(expected / len(drafts)))]
+            if expected / cost > best_rate:
+                best, best_rate = n, expected / cost
+        return best_rate, [_first(draft, order[:best]) for draft, (order, _) in zip(drafts, ranked, strict=True)]
 
     def learn(self, draft: Draft, path: Sequence[int]) -> None:
         """The tokens `path` of `draft` were accepted."""

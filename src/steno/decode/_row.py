@@ -59,6 +59,14 @@ class Row:
         self.pieces.append(piece)
         return piece
 
+    def count(self, passes: int, drafted: int, accepted: int) -> None:
+        """Count one step."""
+        stats = self.stats
+        stats.passes += passes
+        stats.drafted += drafted
+        stats.accepted += accepted
+        stats.histogram[accepted] = stats.histogram.get(accepted, 0) + 1
+
     def complete(self) -> Completion:
         """The finished request."""
         tokens = tuple(self.ids[len(self.request.prompt) :])

@@ -15,7 +15,7 @@ def fit(draft: Draft, *, vocab: int, width: int, depth: int, tree: bool) -> Draf
     """
     if draft.branches:
         sound = keep(draft, _sound(draft, vocab, width if tree else len(draft.tokens), depth))
-        return sound if tree or not sound.branches else keep(sound, _best_path(sound)[:width])
+        return sound if tree or not sound.branches else keep(sound, best_path(sound)[:width])
     size = min(len(draft.tokens), width, depth)
     if size <= 0:
         return EMPTY
@@ -73,7 +73,7 @@ def _sound(draft: Draft, vocab: int, width: int, depth: int) -> list[int]:
     return [i for i in level if i != ROOT]
 
 
-def _best_path(draft: Draft) -> list[int]:
+def best_path(draft: Draft) -> list[int]:
     """The path with the largest sum of scores: the most tokens to be expected.
 
     Sampled drafts are cut by shape alone, first child by first child: choosing among them by what was sampled would

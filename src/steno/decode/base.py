@@ -1,8 +1,8 @@
 """The decode room's protocols: what a drafter proposes, what an acceptor decides, what a shaper does to logits.
 
 The loop (`loop.py`) is the only caller of `Session` here. Per step and row: the pending token is node 0, the draft
-hangs off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token it ends
-on becomes pending. A drafter decides speed only; an acceptor decides what comes out.
+hangs off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token
+it ends on becomes pending. A drafter decides speed only; an acceptor decides what comes out.
 """
 
 from abc import abstractmethod

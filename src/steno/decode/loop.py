@@ -11,6 +11,7 @@ share nothing but the forward.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -61,6 +62,27 @@ def generate(
     return [loop.completed.pop(ticket) for ticket in tickets]
 
 
+@dataclass(slots=True)
+class Turn:
+    """One row in one step.
+
+    draft   what runs below the pending token
+    path    accepted nodes of `draft`
+    after   the token the walk ended on
+    judged  the draft before the confirming pass cut it to its accepted path, where there was one
+    taken   the accepted nodes of that
+    """
+
+    slot: int
+    row: Row
+    draft: Draft = EMPTY
+    path: Sequence[int] = ()
+    after: int = -1
+    passes: int = 0
+    judged: Draft | None = None
+    taken: Sequence[int] = ()
+
+
 class Loop:
     """A running loop. Submit requests at any time; iterate, or call `step`, for pieces; take from `completed`.
 
@@ -98,7 +120,6 @@ class Loop:
         self._session: Session | None = None
         self._queue: deque[tuple[int, Request]] = deque()
         self._rows: list[Row | None] = [None] * batch
-        self._clean: set[int] = set()
         self._tickets = 0
         self._arrays: dict[int, tuple[Ints, Ints]] = {}
 
@@ -122,95 +143,87 @@ class Loop:
     def step(self) -> list[Piece]:
         """One step of every running row, after rows that are free have taken requests."""
         self._admit()
-        live = [(b, row) for b, row in enumerate(self._rows) if row is not None]
-        if not live:
+        turns = [Turn(slot, row) for slot, row in enumerate(self._rows) if row is not None]
+        if not turns:
             return []
         session = cast(Session, self._session)
         start = perf_counter()
-        drafts = self._draft(session, live)
+        self._draft(session, turns)
         drafted = perf_counter()
-        step = session.forward(self._nodes([(b, row, drafts[b]) for b, row in live]))
+        step = self._forward(session, turns)
         forwarded = perf_counter()
-        self.forwards += 1
-        view = self._view
-        view.load(step)
-        verify = self._acceptor.verify
-        walks: dict[int, tuple[list[int], int]] = {}
-        for b, row in live:
-            view.aim(b, row.request, row.ids, drafts[b])
-            walks[b] = verify(drafts[b], view)
-        ran = drafts
-        passes = 1
-        if self._confirms and any(draft.branches for draft in drafts.values()):
-            ran, walks, step = self._confirm(session, live, drafts, walks)
-            passes = 2
-        pieces = self._settle(session, live, drafts, ran, walks, step, passes)
+        verify, view = self._acceptor.verify, self._view
+        for turn in turns:
+            view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft)
+            turn.path, turn.after = verify(turn.draft, view)
+            turn.taken = turn.path
+        if self._confirms and any(turn.draft.branches for turn in turns):
+            step = self._confirm(session, turns)
+        pieces = self._settle(session, turns, step)
         done = perf_counter()
-        share = 1.0 / len(live)
-        for _, row in live:
-            stats = row.stats
+        share = 1.0 / len(turns)
+        for turn in turns:
+            stats = turn.row.stats
             stats.decode_s += (done - start) * share
             stats.draft_s += (drafted - start) * share
             stats.forward_s += (forwarded - drafted) * share
             stats.verify_s += (done - forwarded) * share
-            if row.finish:
-                self.completed[row.ticket] = row.complete()
+            if turn.row.finish:
+                self.completed[turn.row.ticket] = turn.row.complete()
         return pieces
 
     def _admit(self) -> None:
         """Free rows take the next requests; one prefill serves all that start together."""
+        if not self._queue:
+            return
+        session = self._session
+        if session is not None and not session.caps.crop and not any(self._rows):
+            session = self._session = None
         starters: list[tuple[int, Row]] = []
+        for slot, held in enumerate(self._rows):
+            # A state that cannot be cropped is left to its row: only an untouched row, or a new session, is free.
+            if held is None and (session is None or session.caps.crop or not session.lengths[slot]):
+                row = self._next()
+                if row is None:
+                    break
+                self._rows[slot] = row
+                starters.append((slot, row))
+        if starters:
+            self._start(starters)
+
+    def _next(self) -> Row | None:
+        """The next request that has anything to do."""
         while self._queue:
-            b = self._free_row()
-            if b is None:
-                break
             ticket, request = self._queue.popleft()
             row = Row(
                 ticket, request, capacity=self.capacity, vocab=self.model.vocab, eos=self.model.eos, decode=self._text
             )
-            if row.finish:
-                self.completed[ticket] = row.complete()
-                continue
-            self._rows[b] = row
-            starters.append((b, row))
-        if not starters:
-            return
+            if not row.finish:
+                return row
+            self.completed[ticket] = row.complete()
+        return None
+
+    def _start(self, starters: Sequence[tuple[int, Row]]) -> None:
         start = perf_counter()
-        session = self._ready([b for b, _ in starters])
+        session = self._session
+        if session is None:
+            session = self._session = self.model.open(self.batch, self.capacity, self._cache)
+        lengths = list(session.lengths)
         prompts: list[list[int]] = [[] for _ in range(self.batch)]
-        for b, row in starters:
+        for slot, row in starters:
+            lengths[slot] = 0
             # The last prompt token stays pending: it is node 0 of the first forest (contract C5).
-            prompts[b] = row.ids[:-1]
+            prompts[slot] = row.ids[:-1]
+        if lengths != list(session.lengths):
+            session.crop(lengths)
         if any(prompts):
             session.prefill(prompts)
         seconds = perf_counter() - start
         total = sum(len(row.ids) for _, row in starters)
-        for b, row in starters:
+        for slot, row in starters:
             row.stats.prefill_s = seconds * len(row.ids) / total
             if self._drafter is not None:
-                self._drafter.start(b, row.request)
-
-    def _free_row(self) -> int | None:
-        session = self._session
-        free = [b for b, row in enumerate(self._rows) if row is None]
-        if session is None or session.caps.crop or len(free) == self.batch:
-            return free[0] if free else None
-        # A state that cannot be cropped is left only by a row that holds nothing yet.
-        return next((b for b in free if session.lengths[b] == 0 and self._rows[b] is None), None)
-
-    def _ready(self, starting: list[int]) -> Session:
-        """The session, with the rows `starting` empty."""
-        session = self._session
-        if session is None:
-            session = self._session = self.model.open(self.batch, self.capacity, self._cache)
-            return session
-        lengths = list(session.lengths)
-        if any(lengths[b] for b in starting):
-            if session.caps.crop:
-                session.crop([0 if b in starting else n for b, n in enumerate(lengths)])
-            else:
-                session = self._session = self.model.open(self.batch, self.capacity, self._cache)
-        return session
+                self._drafter.start(slot, row.request)
 
     @property
     def _confirms(self) -> bool:
@@ -218,28 +231,27 @@ class Loop:
         caps = cast(Session, self._session).caps
         return caps.tree_exact.rank > caps.chain_exact.rank
 
-    def _draft(self, session: Session, live: Sequence[tuple[int, Row]]) -> dict[int, Draft]:
+    def _draft(self, session: Session, turns: Sequence[Turn]) -> None:
         drafter = self._drafter
         if drafter is None:
-            return {b: EMPTY for b, _ in live}
-        caps = session.caps
-        room = session.room()
-        vocab = self.model.vocab
-        drafts: dict[int, Draft] = {}
-        for b, row in live:
+            return
+        caps, room, vocab = session.caps, session.room(), self.model.vocab
+        width = caps.max_width - 1
+        found = False
+        for turn in turns:
             # A path of d drafts yields d + 1 tokens and commits d + 1 nodes.
-            depth = min(row.left, room[b]) - 1
+            depth = min(turn.row.left, room[turn.slot]) - 1
             if depth > 0:
-                draft = drafter.propose(b, row.ids, caps.max_width - 1)
-                drafts[b] = fit(draft, vocab=vocab, width=caps.max_width - 1, depth=depth, tree=caps.tree)
-            else:
-                drafts[b] = EMPTY
-        if not any(draft.tokens for draft in drafts.values()):
-            return drafts
-        if self._budget is None:
-            self._budget = self._calibrate(session, [b for b, _ in live])
-        cut = self._budget.choose([drafts[b] for b, _ in live])
-        return {b: draft for (b, _), draft in zip(live, cut, strict=True)}
+                draft = drafter.propose(turn.slot, turn.row.ids, width)
+                if draft.tokens:
+                    turn.draft = fit(draft, vocab=vocab, width=width, depth=depth, tree=caps.tree)
+                    found = True
+        if found:
+            if self._budget is None:
+                self._budget = self._calibrate(session, [turn.slot for turn in turns])
+            chosen = self._budget.choose([turn.draft for turn in turns])
+            for turn, draft in zip(turns, chosen, strict=True):
+                turn.draft = draft
 
     def _calibrate(self, session: Session, live: list[int]) -> Budget:
         costs = self._costs
@@ -251,110 +263,91 @@ class Loop:
                 costs = known[key] = CostTable.measure(session, rows=live)
         return Budget(costs, session.caps.max_width, confirm=self._confirms)
 
-    def _nodes(self, forest: Sequence[tuple[int, Row, Draft]]) -> Nodes:
-        """The forest of one forward: per row its pending token, then its draft."""
-        width = 1 + max([len(draft.tokens) for _, _, draft in forest])
+    def _forward(self, session: Session, turns: Sequence[Turn]) -> Step:
+        """Run the forest of `turns`: per row its pending token, then its draft."""
+        width = 1 + max([len(turn.draft.tokens) for turn in turns])
         arrays = self._arrays.get(width)
         if arrays is None:
-            arrays = self._arrays[width] = (
-                np.zeros((self.batch, width), np.int32),
-                np.empty((self.batch, width), np.int32),
-            )
+            shape = self.batch, width
+            arrays = self._arrays[width] = np.zeros(shape, np.int32), np.empty(shape, np.int32)
         tokens, parents = arrays
         parents.fill(PAD)
-        for b, row, draft in forest:
-            tokens[b, 0] = row.ids[-1]
-            parents[b, 0] = ROOT
-            size = len(draft.tokens)
-            if size:
-                tokens[b, 1 : size + 1] = draft.tokens
-                parents[b, 1 : size + 1] = draft.parents
-                parents[b, 1 : size + 1] += 1
-        return Nodes(tokens=tokens, parents=parents)
-
-    def _confirm(
-        self,
-        session: Session,
-        live: Sequence[tuple[int, Row]],
-        drafts: dict[int, Draft],
-        walks: dict[int, tuple[list[int], int]],
-    ) -> tuple[dict[int, Draft], dict[int, tuple[list[int], int]], Step]:
-        """Run the accepted paths again as chains, which are exact, and judge the same drafts by what that says.
-
-        The acceptor sees the whole draft once more, so that its law stays what it was; where it leaves the chain, the
-        token it leaves to is decided by exact logits and becomes pending, and what it says further down is dropped.
-        """
-        chains = {
-            b: Draft.chain([drafts[b].tokens[i] for i in path], source=drafts[b].source)
-            for b, (path, _) in walks.items()
-        }
-        step = session.forward(self._nodes([(b, row, chains[b]) for b, row in live]))
+        for turn in turns:
+            slot, draft = turn.slot, turn.draft
+            tokens[slot, 0] = turn.row.ids[-1]
+            parents[slot, 0] = ROOT
+            size = len(draft.tokens) + 1
+            if size > 1:
+                tokens[slot, 1:size] = draft.tokens
+                parents[slot, 1:size] = draft.parents
+                parents[slot, 1:size] += 1
+            turn.passes += 1
+        step = session.forward(Nodes(tokens=tokens, parents=parents))
         self.forwards += 1
         self._view.load(step)
-        again: dict[int, tuple[list[int], int]] = {}
-        for b, row in live:
-            draft = drafts[b]
-            ran = walks[b][0]
+        return step
+
+    def _confirm(self, session: Session, turns: Sequence[Turn]) -> Step:
+        """Run the accepted paths again as chains, which are exact, and judge the same drafts by what that says.
+
+        The acceptor sees the whole draft once more, so that its law stays what it was. Where it leaves the chain, the
+        token it leaves to was decided by exact logits and becomes pending; what it says further down is dropped.
+        """
+        drafts = [turn.draft for turn in turns]
+        for turn in turns:
+            turn.draft = Draft.chain([turn.draft.tokens[i] for i in turn.path], source=turn.draft.source)
+        step = self._forward(session, turns)
+        for turn, draft in zip(turns, drafts, strict=True):
+            chain = turn.path
             columns = [-1] * len(draft.tokens)
-            for column, node in enumerate(ran, 1):
+            for column, node in enumerate(chain, 1):
                 columns[node] = column
-            self._view.aim(b, row.request, row.ids, draft, columns)
+            self._view.aim(turn.slot, turn.row.request, turn.row.ids, draft, columns)
             path, after = self._acceptor.verify(draft, self._view)
             same = 0
-            while same < len(path) and columns[path[same]] == same + 1:
+            while same < min(len(path), len(chain)) and path[same] == chain[same]:
                 same += 1
-            again[b] = (list(range(same)), after if same == len(path) else draft.tokens[path[same]])
-        return chains, again, step
+            turn.after = after if same == len(path) else draft.tokens[path[same]]
+            turn.path = list(range(same))
+            turn.taken = chain[:same]
+            turn.judged = draft
+        return step
 
-    def _settle(
-        self,
-        session: Session,
-        live: Sequence[tuple[int, Row]],
-        drafts: dict[int, Draft],
-        ran: dict[int, Draft],
-        walks: dict[int, tuple[list[int], int]],
-        step: Step,
-        passes: int,
-    ) -> list[Piece]:
+    def _settle(self, session: Session, turns: Sequence[Turn], step: Step) -> list[Piece]:
         """Cut, count, commit and tell the drafter."""
         drafter = self._drafter
         top = step.top(drafter.top)[0] if drafter is not None and drafter.top else None
         paths: list[list[int]] = [[] for _ in range(self.batch)]
         pieces: list[Piece] = []
-        for b, row in live:
-            path, after = walks[b]
-            tokens = ran[b].tokens
-            new = [tokens[i] for i in path]
-            new.append(after)
-            piece = row.take(new, len(path), drafts[b].source)
+        for turn in turns:
+            row, draft, path = turn.row, turn.draft, turn.path
+            judged = turn.judged or draft
+            new = [draft.tokens[i] for i in path]
+            new.append(turn.after)
+            pending = row.ids[-1]
+            # The cut comes before the commit, and what is counted is what is left of the path.
+            piece = row.take(new, len(path), draft.source)
             pieces.append(piece)
             accepted = piece.drafted
             nodes = [0, *[i + 1 for i in path[:accepted]]]
-            stats = row.stats
-            stats.passes += passes
-            stats.drafted += len(drafts[b].tokens)
-            stats.accepted += accepted
-            stats.histogram[accepted] = stats.histogram.get(accepted, 0) + 1
+            row.count(turn.passes, len(judged.tokens), accepted)
             if row.finish:
-                self._rows[b] = None
+                self._rows[turn.slot] = None
             else:
-                paths[b] = nodes
-            if drafter is None:
-                continue
-            if self._budget is not None and tokens:
-                self._budget.learn(ran[b], path)
-            drafter.observe(
-                b,
-                Seen(
-                    tokens=(row.ids[-len(piece.tokens) - 1], *tokens),
-                    parents=(ROOT, *[p + 1 for p in ran[b].parents]),
+                paths[turn.slot] = nodes
+            if drafter is not None:
+                if self._budget is not None and judged.tokens:
+                    self._budget.learn(judged, turn.taken)
+                seen = Seen(
+                    tokens=(pending, *draft.tokens),
+                    parents=(ROOT, *[p + 1 for p in draft.parents]),
                     path=nodes,
                     new=piece.tokens,
-                    top=None if top is None else top[b, : len(tokens) + 1],
-                ),
-            )
-            if row.finish:
-                drafter.finish(b, row.ids)
+                    top=None if top is None else top[turn.slot, : len(draft.tokens) + 1],
+                )
+                drafter.observe(turn.slot, seen)
+                if row.finish:
+                    drafter.finish(turn.slot, row.ids)
         if any(paths):
             session.commit(paths)
         return pieces
