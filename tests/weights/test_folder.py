@@ -150,6 +150,14 @@ def test_a_full_disk_or_ctrl_c_leaves_nothing(model, texts, tmp_path, monkeypatc
     assert not force or contents(out) == {"precious.txt": b"mine"}
 
 
+def test_what_a_killed_run_left_is_swept(model, tmp_path):
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "stale.json").write_text("{}")
+    Rtn().apply(model("llama"), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "stale.json").exists()
+
+
 def test_a_failed_rename_gives_the_old_folder_back(model, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()

@@ -161,9 +161,7 @@ def features(weight: F32, covariance: F64, damp: float) -> tuple[F64, F64]:
     level = float(spread.diagonal().mean())
     root = torch.linalg.cholesky(spread + (damp * level if level > 0 else 1.0) * torch.eye(len(spread)))
     basis, values, _ = torch.linalg.svd(torch.tensor(weight, dtype=torch.float64) @ root, full_matrices=False)
-    # A direction has no sign; the largest component decides, so that equal inputs give equal bytes.
-    signs = torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))
-    return (basis * signs).numpy(), values.square().numpy()
+    return basis.numpy(), values.square().numpy()
 
 
 def _weight(source: Checkpoint, module: str) -> F32:
