@@ -172,7 +172,7 @@ def test_methods_shows_evidence_where_there_is_some(tmp_path: Path, monkeypatch:
 
     from steno.cli import methods as verb
 
-    monkeypatch.setattr(verb, "evidence", lambda name: {"holds": "holds"} if name == "cache.affine" else None)
+    monkeypatch.setattr(verb, "evidence", lambda name: {"verdict": "holds"} if name == "cache.affine" else None)
     out = CliRunner().invoke(verb.command, []).output
     (line,) = [text for text in out.splitlines() if text.startswith("cache.affine ")]
     assert " holds " in line

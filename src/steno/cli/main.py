@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     code = 1
     try:
         words = sys.argv[1:] if argv is None else argv
-        code = cli.main(words, prog_name="steno", standalone_mode=False, obj=words) or 0
+        # Not `cli.main`: it has its own ideas of exit codes and of a closed pipe.
+        with cli.make_context("steno", list(words), obj=list(words)) as context:
+            cli.invoke(context)
+        code = 0
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code

@@ -56,7 +56,7 @@ def _row(name: str, entry: "Entry") -> dict[str, object]:
         "breaks": _words(card.get("breaks", ())),
         "fields": entry["fields"],
         "evidence": found,
-        "holds": found.get("holds", "") if found else "",
+        "verdict": found.get("verdict", "") if found else "",
     }
 
 
@@ -68,7 +68,7 @@ def _table(rows: dict[str, dict[str, object]]) -> None:
             name,
             "(task)" if row["task"] else str(row["keeps"]),
             ",".join(_words(row["backends"])),
-            str(row["holds"]) or "-",
+            str(row["verdict"]) or "-",
             str(row["paper"]) or "-",
         )
         for name, row in rows.items()
@@ -83,7 +83,7 @@ def _page(name: str, row: dict[str, object]) -> None:
     for key in ("keeps", "backends", "paper", "needs", "breaks"):
         text = ", ".join(_words(row[key]))
         click.echo(f"  {key:<9} {text or '-'}")
-    click.echo(f"  {'evidence':<9} {row['holds'] or 'not measured yet: steno bench ' + name}")
+    click.echo(f"  {'evidence':<9} {row['verdict'] or 'not measured yet: steno bench ' + name}")
     fields = row["fields"]
     if isinstance(fields, dict) and fields:
         click.echo("\n  fields")

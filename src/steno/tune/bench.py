@@ -1,0 +1,235 @@
+"""The defining comparison of one method against its baseline, in one process, as evidence.
+
+    decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
+    decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
+    cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
+    weights.*         paired fidelity of the compressed folder to its source, real bits per weight
+
+A verdict is one of four words: `holds`, `does not hold`, `measured` (nothing was promised), `not testable here`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from steno.core import Keeps, Knob, Plan, knob_class, make_knob
+from steno.core.errors import ModelError, PlanError
+from steno.measure import Fidelity, Speed
+from steno.measure.base import Machine
+from steno.measure.bytes import measure
+from steno.measure.fidelity import Side, fidelity
+from steno.measure.machine import here
+from steno.measure.speed import Race, plan_arm, race
+from steno.models import ModelSpec, load
+
+from .job import Subject, open_subject
+from .prompts import Prompts, Task, prepare
+
+DRAFTER, SAMPLER = "decode.draft.lookup", "decode.shape.temperature"
+"""Partners of methods that need one."""
+
+FORMATS = {"cache": "hf", "weights": "hf"}
+"""Backends on which a room's methods can be compared with their baseline."""
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was claimed, what was measured, on what, and whether it holds. `table` has one row per arm."""
+
+    name: str
+    paper: str
+    verdict: str
+    claimed: str
+    measured: str
+    on: str
+    table: tuple[Row, ...]
+    plan: str
+    machine: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What a comparison runs on."""
+
+    knob: Knob
+    subject: Subject
+    spec: ModelSpec
+    tasks: tuple[Task, ...]
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        return [task.request.prompt for task in self.tasks]
+
+    @property
+    def max_tokens(self) -> int:
+        return max(task.request.max_tokens for task in self.tasks)
+
+
+def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *, max_tokens: int = 128) -> Evidence:
+    """Run a method's comparison. `settings` may hold the method with other fields than its defaults.
+
+    Raises KnobError for an unknown method, PlanError where it does not run on the backend, and model and prompt errors.
+    """
+    # Before a model is loaded: an unknown name is known at once.
+    knob = next((k for k in settings.knobs if k.name == name), None) or knob_class(name)()
+    room = name.partition(".")[0]
+    if spec.backend == "auto" and room in FORMATS and not spec.source.startswith("table:"):
+        spec = replace(spec, backend=FORMATS[room])
+    subject = open_subject(spec)
+    model = subject.model
+    if model.backend not in knob.card.backends:
+        runs = ", ".join(knob.card.backends)
+        raise PlanError(f"{name} does not run on the {model.backend} backend. Choose one with --backend: {runs}")
+    tasks, _ = prepare(found, subject.tokenizer, model.vocab, model.context, max_tokens=max_tokens)
+    run = Bench(knob=knob, subject=subject, spec=spec, tasks=tasks)
+    if knob.card.task:
+        verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
+    else:
+        verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
+    where = f"{model.name}, {model.backend} backend, {len(tasks)} prompts"
+    machine = here(threads=spec.threads, isa=str(getattr(model, "isa", "")))
+    return Evidence(
+        name=name,
+        paper=knob.card.paper,
+        verdict=verdict,
+        claimed=claimed,
+        measured=told,
+        on=f"{where}, {machine.cpu}",
+        table=tuple(table),
+        plan=Plan((knob,)).to_toml(),
+        machine=machine,
+    )
+
+
+Result = tuple[str, str, str, Sequence[Row]]
+
+
+def _drafter(run: Bench) -> Result:
+    plans = {"plain": Plan(), run.knob.name: Plan((run.knob,))}
+    result, same, table = _race(run, plans)
+    speed = result.speeds[1]
+    told = f"the same ids on {same} of {len(run.tasks)} prompts, {_ratio(speed)} as fast as plain decoding"
+    claimed = "the same token ids as plain decoding, in less time"
+    if same < len(run.tasks):
+        return "does not hold", claimed, told, table
+    if run.subject.model.backend == "table":
+        # Scripted logits cost the same alone as side by side: nothing can be gained, and nothing is shown.
+        return "not testable here", claimed, told, table
+    return ("holds" if speed.ratio_low > 1 else "does not hold"), claimed, told, table
+
+
+def _acceptor(run: Bench) -> Result:
+    drafter = make_knob(DRAFTER, {})
+    keeps = Keeps(run.knob.card.keeps)
+    task = () if keeps is Keeps.BITS else (make_knob(SAMPLER, {}),)
+    plans = {"plain": Plan((*task, run.knob)), "with drafts": Plan((*task, run.knob, drafter))}
+    result, same, table = _race(run, plans)
+    told = f"drafts of {DRAFTER} make it {_ratio(result.speeds[1])} as fast"
+    if not keeps.covers(Keeps.TOKENS):
+        claimed = "the same output distribution with drafts as without"
+        return "not testable here", claimed, f"{told}; a law is proved by: steno verify", table
+    claimed = "the same token ids with drafts as without"
+    told = f"the same ids on {same} of {len(run.tasks)} prompts, {told}"
+    return ("holds" if same == len(run.tasks) else "does not hold"), claimed, told, table
+
+
+def _cache(run: Bench) -> Result:
+    subject, plan = run.subject, Plan((run.knob,))
+    plain, _, _ = _race(run, {"plain": Plan()}, repeats=1)
+    texts = [(*p, *plain.tokens(0, i)) for i, p in enumerate(run.prompts)]
+    found = fidelity(Side(subject.model), Side(subject.model, plan), texts, tokenizer=subject.tokenizer)
+    longest = max(texts, key=len)
+    table: list[Row] = []
+    for name, form in (("dense", Plan()), (run.knob.name, plan)):
+        held = measure(subject.model, form, [longest], subject.folder)
+        bits = "-" if held.bits_per_value is None else f"{held.bits_per_value:.2f}"
+        row = {"cache": name, "bits per value": bits, "bytes": f"{held.cache_total:,}"}
+        table.append(
+            row | (_fidelity_cells(found) if form == plan else {"KL per token": "0", "same first choice": "100 %"})
+        )
+    _, same, _ = _race(run, {"a": plan, "b": plan.with_knobs(make_knob(DRAFTER, {}))}, repeats=1)
+    told = (
+        f"{table[1]['bits per value']} bits per value with metadata; {_told(found)}; drafted and plain decoding in "
+        f"this cache gave the same ids on {same} of {len(run.tasks)} prompts"
+    )
+    claimed = "a smaller cache; drafts change nothing that the cache did not"
+    return ("measured" if same == len(run.tasks) else "does not hold"), claimed, told, table
+
+
+def _weights(run: Bench) -> Result:
+    from steno.weights import WeightsKnob
+
+    subject = run.subject
+    if subject.folder is None:
+        raise ModelError("weights methods need a model folder. Name one with --model.")
+    knob = cast(WeightsKnob, run.knob)
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch) / "model"
+        ledger = knob.apply(subject.folder, out, calibration=run.prompts)
+        other = load(replace(run.spec, source=str(out), backend=subject.model.backend))
+        texts = [p for p in run.prompts if len(p) > 1]
+        found = fidelity(Side(subject.model), Side(other), texts, tokenizer=subject.tokenizer)
+    table = [
+        {
+            "model": run.knob.name,
+            "bits per weight": f"{ledger.bits_per_weight:.2f}",
+            "safetensors bytes": f"{ledger.total_bytes:,}",
+            "source bytes": f"{ledger.source_bytes:,}",
+            **_fidelity_cells(found),
+        }
+    ]
+    told = f"{ledger.bits_per_weight:.2f} bits per compressed weight with metadata; {_told(found)}"
+    return "measured", "smaller parameters", told, table
+
+
+_COMPARISONS = {"decode.draft": _drafter, "decode.accept": _acceptor, "cache": _cache, "weights": _weights}
+
+
+def _kind(name: str) -> str:
+    for kind in _COMPARISONS:
+        if name.startswith(kind + "."):
+            return kind
+    raise PlanError(f"there is no comparison for {name} yet. These rooms have one: {', '.join(_COMPARISONS)}")
+
+
+def _race(run: Bench, plans: dict[str, Plan], repeats: int = 3) -> tuple[Race, int, list[Row]]:
+    """Race plans; also the prompts on which all gave the ids of the first, and a row for each."""
+    model = run.subject.model
+    capacity = min(model.context, max(map(len, run.prompts)) + run.max_tokens)
+    arms = [plan_arm(name, model, plan, capacity=capacity) for name, plan in plans.items()]
+    result = race(arms, run.prompts, max_tokens=run.max_tokens, repeats=repeats)
+    whole = range(len(run.prompts))
+    same = sum(all(result.tokens(a, p) == result.tokens(0, p) for a in range(len(arms))) for p in whole)
+    rows: list[Row] = []
+    for arm, speed in enumerate(result.speeds):
+        done = [c for p in whole if (c := result.passes[arm][p][0].completion)]
+        passes = sum(c.stats.passes for c in done)
+        rows.append(
+            {
+                "arm": speed.name,
+                "tokens/s": f"{speed.tokens_per_s:,.1f}",
+                "ratio": f"{speed.ratio:.2f}",
+                "95 %": f"{speed.ratio_low:.2f} to {speed.ratio_high:.2f}",
+                "tokens per pass": f"{speed.tokens / passes:.2f}" if passes else "-",
+            }
+        )
+    return result, same, rows
+
+
+def _ratio(speed: Speed) -> str:
+    return f"{speed.ratio:.2f} times ({speed.ratio_low:.2f} to {speed.ratio_high:.2f})"
+
+
+def _told(found: Fidelity) -> str:
+    return (
+        f"KL {found.kl_mean:.3g} nats per token (99th percentile {found.kl_p99:.3g}), "
+        f"the same first choice on {100 * found.top1:.2f} %"
+    )
+
+
+def _fidelity_cells(found: Fidelity) -> Row:
+    return {"KL per token": f"{found.kl_mean:.3g}", "same first choice": f"{100 * found.top1:.2f} %"}
