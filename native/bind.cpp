@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "fault.h"
+#include "pool.h"
 #include "session.h"
 
 namespace nb = nanobind;
@@ -153,12 +154,15 @@ NB_MODULE(_engine, mod) {
   });
 
   mod.attr("MAX_WIDTH") = MAX_WIDTH;
-  mod.attr("MAX_THREADS") = 256;
+  mod.attr("MAX_THREADS") = MAX_THREADS;
   mod.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (auto n = kernel_names(); *n; n++) names.push_back(*n);
     return names;
   }, "Instruction sets this processor can run, best first.");
+
+  mod.def("insist_on_threads", [](bool always) { Pool::get().insist(always); },
+          "Use every thread even where fewer would be faster; for tests.");
 
   nb::enum_<Model::Part>(mod, "Part")
       .value("QKV", Model::QKV).value("OUT", Model::OUT).value("GATE_UP", Model::GATE_UP).value("DOWN", Model::DOWN).value("HEAD", Model::HEAD);
@@ -174,7 +178,7 @@ NB_MODULE(_engine, mod) {
         require(head_dim % 2 == 0 && head_dim <= 1024, "head_dim must be even and at most 1024");
         require((int)windows.size() == layers && (int)rotary.size() == layers, "windows and rotary have one entry per layer");
         require((int)frequency.size() == head_dim / 2, "frequency has one entry per pair of head dimensions");
-        require(threads <= 256, "at most 256 threads");
+        require(threads <= MAX_THREADS, "too many threads");
         new (self) Model(Config{width, layers, heads, kv_heads, head_dim, inner, vocab, context, norm_eps, tied, int8, std::move(windows),
                                 std::move(rotary), std::move(frequency), threads});
       }, nb::kw_only(), "width"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "inner"_a, "vocab"_a, "context"_a, "norm_eps"_a,

@@ -128,6 +128,17 @@ INL I dot4(I acc, const Bytes& b, const int8_t* x) {
     __m256i pairs = _mm256_maddubs_epi16(b.size[i], _mm256_sign_epi8(v, b.w[i]));
     acc.v[i] = acc.v[i] + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
+#elif defined(__SSE2__)
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  __m128i v = _mm_set1_epi32(four);
+  v = _mm_srai_epi16(_mm_unpacklo_epi8(v, v), 8);
+  for (int i = 0; i < 4; i++) {
+    __m128i w = _mm_loadu_si128((const __m128i*)(b.w + 16 * i));
+    __m128 low = (__m128)_mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(w, w), 8), v);
+    __m128 high = (__m128)_mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(w, w), 8), v);
+    acc.v[i] = acc.v[i] + (vi)_mm_shuffle_ps(low, high, 0x88) + (vi)_mm_shuffle_ps(low, high, 0xDD);
+  }
 #else
   for (int i = 0; i < REGS; i++)
     for (int j = 0; j < REG_LANES; j++) {

@@ -59,19 +59,24 @@ INL F as_float(I a) { F r; EACH r.v[i] = (vf)a.v[i]; return r; }
 INL F to_float(I a) { F r; EACH r.v[i] = __builtin_convertvector(a.v[i], vf); return r; }
 INL I shift_left(I a, int n) { EACH a.v[i] = a.v[i] << n; return a; }
 
+#if defined(__x86_64__) && !defined(__FMA__)
 // a * b + c with one rounding, for processors without such an instruction. The product is exact in double; the sum is
-// rounded to odd, which makes the second rounding (to float) the only one that counts.
-[[maybe_unused]] INL float soft_fma(float a, float b, float c) {
-  double p = (double)a * b, s = p + c;
-  double t = s - p, e = (p - (s - t)) + ((double)c - t);
-  if (e != 0 && s - s == 0) {
-    int64_t u;
-    __builtin_memcpy(&u, &s, 8);
-    if ((u & 1) == 0) u += ((e > 0) == (s > 0)) ? 1 : -1;
-    __builtin_memcpy(&s, &u, 8);
-  }
-  return (float)s;
+// rounded to odd, which makes the second rounding (to float) the only one that counts: where the sum was inexact and its
+// last bit is even, it moves to its odd neighbour on the side of the error.
+typedef double vd __attribute__((vector_size(16)));
+typedef int64_t vl __attribute__((vector_size(16)));
+
+INL vd round_to_odd(vd a, vd b, vd c) {
+  vd p = a * b, s = p + c;
+  vd t = s - p, e = (p - (s - t)) + (c - t);
+  vl inexact = (vl)(e != 0) & (vl)(s - s == 0);  // the second is false for infinity and NaN
+  vl even = ((vl)s & 1) - 1;
+  typedef uint64_t vu __attribute__((vector_size(16)));
+  vl away = (vl)(((vu)e ^ (vu)s) >> 63);
+  vl step = 1 - away - away;  // +1, or -1 where the sum was rounded away from zero
+  return (vd)((vl)s + (step & inexact & even));
 }
+#endif
 
 INL vf fma1(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
@@ -80,10 +85,17 @@ INL vf fma1(vf a, vf b, vf c) {
   return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__aarch64__)
   return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
+#elif !defined(__x86_64__)
   vf r;
-  for (int j = 0; j < REG_LANES; j++) r[j] = soft_fma(a[j], b[j], c[j]);
+  for (int j = 0; j < REG_LANES; j++) r[j] = __builtin_fmaf(a[j], b[j], c[j]);
   return r;
+#else
+  // Conversions by name: GCC 12 miscompiles the same thing written as casts of single lanes (constant operands, -O2).
+  __m128 x = (__m128)a, y = (__m128)b, z = (__m128)c;
+  vd low = round_to_odd((vd)_mm_cvtps_pd(x), (vd)_mm_cvtps_pd(y), (vd)_mm_cvtps_pd(z));
+  x = _mm_movehl_ps(x, x), y = _mm_movehl_ps(y, y), z = _mm_movehl_ps(z, z);
+  vd high = round_to_odd((vd)_mm_cvtps_pd(x), (vd)_mm_cvtps_pd(y), (vd)_mm_cvtps_pd(z));
+  return (vf)_mm_movelh_ps(_mm_cvtpd_ps((__m128d)low), _mm_cvtpd_ps((__m128d)high));
 #endif
 }
 INL F fma(F a, F b, F c) { EACH c.v[i] = fma1(a.v[i], b.v[i], c.v[i]); return c; }

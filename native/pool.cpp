@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -42,6 +43,10 @@ struct PlainFloats {
 #endif
 };
 
+using Clock = std::chrono::steady_clock;
+constexpr int64_t ENOUGH = 50000;  // products per thread and layer, some microseconds, that a meeting is worth
+constexpr int PATIENCE = 4000;  // pauses before a waiting thread lets others have its core
+constexpr auto SHORT = std::chrono::milliseconds(10), LONG = std::chrono::milliseconds(1000);
 constexpr unsigned TICKET = 1024;
 static_assert(MAX_THREADS < TICKET);
 constexpr auto SPIN = std::chrono::microseconds(50);
@@ -60,13 +65,46 @@ struct Pool::State {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<unsigned> meeting{0};
 
+  // A thread that waits for another which the system has put aside loses a whole time slice, thousands of times what
+  // the wait should take. While that happens fewer threads are faster, so the number is halved, and doubled again when a
+  // trial after a growing pause goes well. Results do not depend on it.
+  bool insist = false;
+  int granted = MAX_THREADS;
+  Clock::time_point retry{};
+  Clock::duration pause_for = SHORT;
+  Clock::duration lost{};  // by the calling thread in the running job
+
+  template <class Ready> void wait(const Ready& ready, bool caller) {
+    for (int i = 0; i < PATIENCE; i++) {
+      if (ready()) return;
+      pause();
+    }
+    Clock::time_point from = Clock::now();
+    while (!ready()) sched_yield();
+    if (caller) lost += Clock::now() - from;
+  }
+
+  void learn(int threads, Clock::time_point start) {
+    Clock::time_point now = Clock::now();
+    if (lost * 2 > now - start) {
+      granted = threads / 2;
+      retry = now + pause_for;
+      pause_for = std::min<Clock::duration>(pause_for * 2, LONG);
+    } else if (threads > granted) {
+      granted = threads;
+      retry = now + SHORT;
+    } else {
+      pause_for = std::max<Clock::duration>(pause_for - pause_for / 64, SHORT);
+    }
+  }
+
   void work(int t, unsigned seen) {
     for (;;) {
-      auto until = std::chrono::steady_clock::now() + SPIN;
+      Clock::time_point until = Clock::now() + SPIN;
       unsigned now;
       while ((now = ticket.load(std::memory_order_acquire)) == seen) {
         for (int i = 0; i < 32; i++) pause();
-        if (std::chrono::steady_clock::now() > until) ticket.wait(seen, std::memory_order_acquire);
+        if (Clock::now() > until) ticket.wait(seen, std::memory_order_acquire);
       }
       seen = now;
       if (t >= (int)(now % TICKET)) continue;
@@ -93,6 +131,20 @@ Pool& Pool::get() {
   return *pool;
 }
 
+void Pool::insist(bool always) {
+  std::lock_guard<std::mutex> lock(state_->one_job);
+  state_->insist = always;
+}
+
+int Pool::grant(int threads, int64_t work) {
+  State& s = *state_;
+  std::lock_guard<std::mutex> lock(s.one_job);
+  if (s.insist) return threads;
+  threads = (int)std::clamp<int64_t>(work / ENOUGH, 1, threads);
+  if (threads <= s.granted) return threads;
+  return Clock::now() < s.retry ? s.granted : std::min(threads, s.granted * 2);
+}
+
 void Pool::run(int threads, void (*fn)(void*, int), void* arg) {
   State& s = *state_;
   std::lock_guard<std::mutex> lock(s.one_job);
@@ -112,16 +164,17 @@ void Pool::run(int threads, void (*fn)(void*, int), void* arg) {
   }
   s.fn = fn;
   s.arg = arg;
+  Clock::time_point start = Clock::now();
+  s.lost = {};
   s.running.store(threads - 1, std::memory_order_relaxed);
   s.ticket.store((s.ticket.load() / TICKET + 1) * TICKET + threads, std::memory_order_release);
   s.ticket.notify_all();
   fn(arg, 0);
-  for (int i = 0; s.running.load(std::memory_order_acquire); i++)
-    if (i < 2000) pause();
-    else sched_yield();
+  s.wait([&] { return s.running.load(std::memory_order_acquire) == 0; }, true);
+  s.learn(threads, start);
 }
 
-void Pool::meet(int threads) {
+void Pool::meet(int threads, int t) {
   if (threads <= 1) return;
   State& s = *state_;
   unsigned now = s.meeting.load(std::memory_order_relaxed);
@@ -130,9 +183,7 @@ void Pool::meet(int threads) {
     s.meeting.store(now + 1, std::memory_order_release);
     return;
   }
-  for (int i = 0; s.meeting.load(std::memory_order_acquire) == now; i++)
-    if (i < 4000) pause();
-    else sched_yield();
+  s.wait([&] { return s.meeting.load(std::memory_order_acquire) != now; }, t == 0);
 }
 
 }  // namespace steno

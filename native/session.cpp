@@ -69,7 +69,8 @@ struct Pass {
 
 void Pass::prepare() {
   const Config& c = m.c;
-  threads = std::clamp(c.threads, 1, MAX_THREADS);
+  int64_t work = (int64_t)count * c.width * (states ? c.vocab : (c.heads + c.kv_heads) * c.head_dim * 2 + 3 * c.inner);
+  threads = Pool::get().grant(c.threads, work);
   solo = count <= 2;
   int group = c.heads / c.kv_heads;
   for (int i = 0; i < count && node; i++) {
@@ -194,8 +195,8 @@ void Pass::body(int t) {
     scale += std::max(count, 2) + 64 * t;
   }
   float* attention = own + (solo ? 4 * stretch(m.dp, 1) : 0);
-  auto meet = [&] { pool.meet(threads); };
-  auto settle = [&] { if (!solo) pool.meet(threads); };
+  auto meet = [&] { pool.meet(threads, t); };
+  auto settle = [&] { if (!solo) pool.meet(threads, t); };
   auto each = [&](int n, auto f) {
     for (int i = solo ? 0 : t; i < n; i += solo ? 1 : threads) f(i);
   };

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,16 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 
 # BF16 has no numpy form; its bits are handed out.
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I8": "|i1",
+    "U8": "|u1",
+}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _AGAIN = "The file is damaged or was not downloaded whole; fetch it again."
 
@@ -46,7 +56,8 @@ class Linear:
         """The matrix as float32 [N, K]."""
         if self.floats is not None:
             return self.floats
-        assert self.ints is not None and self.scales is not None
+        assert self.ints is not None
+        assert self.scales is not None
         return self.ints.astype(np.float32) * self.scales[:, None]
 
 
@@ -70,14 +81,16 @@ class Checkpoint:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise ModelError(f"model: {self.path} is not a folder. Give a folder that holds config.json and *.safetensors.")
+            raise ModelError(
+                f"model: {self.path} is not a folder. Give a folder that holds config.json and *.safetensors."
+            )
         self.config = read_json(self.path / "config.json")
         self.entries = _entries(self.path)
         self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
         self._read: set[str] = set()
 
     @cached_property
-    def quantization(self) -> Mapping[str, object] | None:
+    def quantization(self) -> Mapping[str, Any] | None:
         """The config's quantization record, None for a plain checkpoint. Raises ModelError for other schemes."""
         record = self.config.get("quantization_config")
         if record is None:
@@ -145,7 +158,7 @@ class Checkpoint:
         return values if values.flags.aligned else values.copy()
 
     def floats(self, name: str, shape: tuple[int, ...] | None = None) -> F32:
-        """`name` as finite float32. Raises ModelError for another shape, a number form without floats, NaN or infinity."""
+        """`name` as finite float32. Raises ModelError for another shape, whole numbers, NaN or infinity."""
         entry = self._shaped(name, shape)
         if entry.dtype not in _FLOATS:
             raise ModelError(f"{entry.file}: tensor {name} has dtype {entry.dtype}, expected floats. Use --backend hf.")
@@ -181,14 +194,17 @@ class Checkpoint:
         if f"{name}_shape" in self.entries:
             stored = tuple(int(n) for n in np.ravel(self.raw(f"{name}_shape")))
             if stored != shape:
-                raise ModelError(f"{entry.file}: tensor {name} has shape {list(stored)}, config.json asks for {list(shape)}.")
+                raise ModelError(
+                    f"{entry.file}: tensor {name} has shape {list(stored)}, config.json asks for {list(shape)}."
+                )
         rows, columns = shape
         words = entry.shape[-1] if len(entry.shape) == 2 and entry.shape[0] == rows and entry.dtype == "I32" else -1
         fitting = [b for b in self._bit_widths or (4, 8) if 2 <= b <= 8 and math.ceil(columns * b / 32) == words]
         if len(fitting) != 1:
             raise ModelError(
                 f"{entry.file}: tensor {packed_name} ({entry.dtype} {list(entry.shape)}) does not hold a "
-                f"{rows} x {columns} matrix at {' or '.join(map(str, self._bit_widths or (4, 8)))} bits. Use --backend hf."
+                f"{rows} x {columns} matrix at {' or '.join(map(str, self._bit_widths or (4, 8)))} bits. "
+                f"Use --backend hf."
             )
         return self._scaled(name, unpack(self.raw(packed_name).astype(np.int32), columns, fitting[0]))
 
@@ -202,8 +218,8 @@ class Checkpoint:
             return Linear(ints=ints, scales=scales.reshape(rows))
         if scales.ndim != 2 or scales.shape[0] != rows or columns % scales.shape[1]:
             raise ModelError(
-                f"{self.entry(scale_name).file}: tensor {scale_name} has shape {list(scales.shape)}, which is neither one "
-                f"scale per row nor per group of a {rows} x {columns} matrix. Use --backend hf."
+                f"{self.entry(scale_name).file}: tensor {scale_name} has shape {list(scales.shape)}, which is neither "
+                f"one scale per row nor per group of a {rows} x {columns} matrix. Use --backend hf."
             )
         grouped = ints.reshape(rows, scales.shape[1], -1).astype(np.float32)
         grouped *= scales[:, :, None]
@@ -212,10 +228,15 @@ class Checkpoint:
     def _symmetric(self, name: str) -> None:
         """Refuse forms whose whole numbers mean something else."""
         if f"{name}_g_idx" in self.entries:
-            raise ModelError(f"{self.path}: {name} is stored in activation order (g_idx), which cannot be read here. Use --backend hf.")
+            raise ModelError(
+                f"{self.path}: {name} is stored in activation order (g_idx), which cannot be read here. "
+                f"Use --backend hf."
+            )
         point = f"{name}_zero_point"
         if point in self.entries and np.any(self.raw(point)):
-            raise ModelError(f"{self.path}: {name} is quantised with zero points, which cannot be read here. Use --backend hf.")
+            raise ModelError(
+                f"{self.path}: {name} is quantised with zero points, which cannot be read here. Use --backend hf."
+            )
 
     def _shaped(self, name: str, shape: tuple[int, ...] | None) -> Entry:
         entry = self.entry(name)
@@ -233,7 +254,7 @@ class Checkpoint:
         return values
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of the checkpoint. Raises ModelError."""
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -247,8 +268,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def unpack(words: npt.NDArray[np.int32], columns: int, bits: int) -> I8:
-    """Whole numbers [N, columns] from int32 words [N, ceil(columns * bits / 32)]: a little-endian bit stream per row, each
-    number shifted up by 2^(bits - 1).
+    """Whole numbers [N, columns] from int32 words [N, ceil(columns * bits / 32)]: a little-endian bit stream per row,
+    each number shifted up by 2^(bits - 1).
 
     >>> unpack(np.array([[0x7A98]], np.int32), 4, 4).tolist()
     [[0, 1, 2, -1]]
@@ -296,7 +317,9 @@ def _entries(path: Path) -> dict[str, Entry]:
     for name in files:
         for tensor, entry in _header(path / name).items():
             if tensor in entries and places is None:
-                raise ModelError(f"{path / name}: tensor {tensor} is also in {entries[tensor].file.name}, and there is no {INDEX}.")
+                raise ModelError(
+                    f"{path / name}: tensor {tensor} is also in {entries[tensor].file.name}, and there is no {INDEX}."
+                )
             entries[tensor] = entry
     for tensor, file in (places or {}).items():
         if tensor not in entries or entries[tensor].file.name != file:
@@ -332,7 +355,13 @@ def _header(file: Path) -> dict[str, Entry]:
             raise ModelError(f"{file}: tensor {name} has dtype {dtype}, which cannot be read here. Use --backend hf.")
         if stop > size:
             raise ModelError(f"{file}: truncated: tensor {name} ends at byte {stop}, the file has {size}. {_AGAIN}")
-        if min(shape, default=0) < 0 or start < 8 + length or stop - start != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
-            raise ModelError(f"{file}: tensor {name} spans {stop - start} bytes, which is not {dtype} {list(shape)}. {_AGAIN}")
+        if (
+            min(shape, default=0) < 0
+            or start < 8 + length
+            or stop - start != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        ):
+            raise ModelError(
+                f"{file}: tensor {name} spans {stop - start} bytes, which is not {dtype} {list(shape)}. {_AGAIN}"
+            )
         entries[name] = Entry(file, dtype, shape, start, stop)
     return entries

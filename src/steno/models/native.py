@@ -8,13 +8,13 @@ Environment: `STENO_THREADS` compute threads, `STENO_ISA` the instruction set ("
 """
 
 import hashlib
-
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,13 @@ from steno.core import Caps, Keeps, Nodes, Want
 from steno.core.errors import CapsError, ModelError, PromptError, UserError, nearest
 from steno.core.tier import CacheSpec
 
-from . import _engine
+from ._engine import MAX_THREADS, MAX_WIDTH, Norm, Part
+from ._engine import Model as Engine
+from ._engine import Session as Rows
 from .checkpoint import Checkpoint, Linear, read_json
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
-Part, Norm = _engine.Part, _engine.Norm
 
 ARITHMETIC = "steno native 1"
 """Name of the arithmetic; a change that may move one bit of any logit gets a new one."""
@@ -71,12 +72,13 @@ def load(path: str | Path, *, weights: str = "auto", threads: int | None = None)
     if weights not in WEIGHTS:
         raise UserError(f"weights: the native backend has no form {weights!r}. {nearest(weights, WEIGHTS)}")
     checkpoint = Checkpoint(path)
+    _ = checkpoint.quantization  # refuses other schemes before their tensors look merely misshapen
     shape = read_shape(checkpoint)
     int8 = weights != "fp32"
-    engine = _engine.Model(
+    engine = Engine(
         width=shape.width, layers=shape.layers, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
-        inner=shape.inner, vocab=shape.vocab, context=shape.context, norm_eps=shape.norm_eps, tied=shape.tied, int8=int8,
-        windows=list(shape.windows), rotary=[1] * shape.layers, frequency=list(shape.frequency),
+        inner=shape.inner, vocab=shape.vocab, context=shape.context, norm_eps=shape.norm_eps, tied=shape.tied,
+        int8=int8, windows=list(shape.windows), rotary=[1] * shape.layers, frequency=list(shape.frequency),
         threads=_count_threads(threads),
     )  # fmt: skip
     _fill(engine, checkpoint, shape, int8)
@@ -89,7 +91,7 @@ class NativeModel:
 
     backend = "native"
 
-    def __init__(self, engine: _engine.Model, path: Path, shape: Shape, weights: str, eos: frozenset[int]) -> None:
+    def __init__(self, engine: Engine, path: Path, shape: Shape, weights: str, eos: frozenset[int]) -> None:
         self.engine = engine
         self.path = path
         self.shape = shape
@@ -114,7 +116,7 @@ class NativeModel:
         if not self._fingerprint:
             digest = hashlib.sha256(f"{ARITHMETIC}\n{self.weights}\n{self.shape}".encode())
             for piece in self.engine.pieces():
-                digest.update(piece)
+                digest.update(piece.data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -125,7 +127,7 @@ class NativeModel:
         if cache is not None and cache.due(self.context):
             raise CapsError("the native backend keeps its cache dense, in float32. Use --backend hf for a cache form.")
         poison = os.environ.get("STENO_POISON", "") not in ("", "0")
-        return NativeSession(self, _engine.Session(self.engine, batch, min(capacity, self.context), poison))
+        return NativeSession(self, Rows(self.engine, batch, min(capacity, self.context), poison))
 
 
 class NativeStep:
@@ -133,11 +135,11 @@ class NativeStep:
 
     __slots__ = ("_engine", "_serial")
 
-    def __init__(self, engine: _engine.Session, serial: int) -> None:
+    def __init__(self, engine: Rows, serial: int) -> None:
         self._engine = engine
         self._serial = serial
 
-    def _live(self) -> _engine.Session:
+    def _live(self) -> Rows:
         if self._engine.serial != self._serial:
             raise ValueError("this step is over: its session has run another forward. Copy what has to live longer.")
         return self._engine
@@ -160,16 +162,16 @@ class NativeStep:
 class NativeSession:
     """A model bound to rows. Implements `core.Session`."""
 
-    __slots__ = ("_engine", "caps", "capacity", "model", "vocab")
+    __slots__ = ("_engine", "capacity", "caps", "model", "vocab")
 
-    def __init__(self, model: NativeModel, engine: _engine.Session) -> None:
+    def __init__(self, model: NativeModel, engine: Rows) -> None:
         self.model = model
         self.vocab = model.vocab
         self.capacity = engine.capacity
         self._engine = engine
         self.caps = Caps(
             tree=True, crop=True, fork=True, embeds=True, hidden=True, layers=True,
-            visible=not any(model.shape.windows), recurrent=False, max_width=_engine.MAX_WIDTH, context=self.capacity,
+            visible=not any(model.shape.windows), recurrent=False, max_width=MAX_WIDTH, context=self.capacity,
             chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
         )  # fmt: skip
 
@@ -229,7 +231,8 @@ def read_shape(checkpoint: Checkpoint) -> Shape:
     architecture = str(names[0]) if isinstance(names, list) else str(names)
     if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{file}: the native backend cannot run {architecture}; it runs {', '.join(ARCHITECTURES)}. Use --backend hf."
+            f"{file}: the native backend cannot run {architecture}; it runs {', '.join(ARCHITECTURES)}. "
+            f"Use --backend hf."
         )
 
     def refuse(key: str, value: object, why: str) -> ModelError:
@@ -255,14 +258,14 @@ def read_shape(checkpoint: Checkpoint) -> Shape:
     return Shape(
         width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, inner=count("intermediate_size"),
         vocab=count("vocab_size"), context=count("max_position_embeddings", 2048),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),  # type: ignore[arg-type]
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         tied=bool(config.get("tie_word_embeddings", False)), qkv_bias=qwen2 or bias, out_bias=bias and not qwen2,
         mlp_bias=bool(config.get("mlp_bias", False)), qk_norm=architecture == "Qwen3ForCausalLM",
         windows=_windows(config, architecture, layers), frequency=_frequency(config, head_dim, refuse),
     )  # fmt: skip
 
 
-def _windows(config: dict[str, object], architecture: str, layers: int) -> tuple[int, ...]:
+def _windows(config: dict[str, Any], architecture: str, layers: int) -> tuple[int, ...]:
     """Sliding window per layer, 0 for none, by the rules of each architecture's config class."""
     window = config.get("sliding_window")
     if not isinstance(window, int) or architecture == "LlamaForCausalLM":
@@ -274,11 +277,13 @@ def _windows(config: dict[str, object], architecture: str, layers: int) -> tuple
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == layers:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    first = int(config.get("max_window_layers", 28))  # type: ignore[call-overload]
+    first = int(config.get("max_window_layers", 28))
     return tuple(window if layer >= first else 0 for layer in range(layers))
 
 
-def _frequency(config: dict[str, object], head_dim: int, refuse) -> tuple[float, ...]:
+def _frequency(
+    config: dict[str, Any], head_dim: int, refuse: Callable[[str, object, str], ModelError]
+) -> tuple[float, ...]:
     """Rotary frequency [head_dim / 2] as float32 values.
 
     The powers are taken in decimal arithmetic, whose results the language fixes, and everything after is single IEEE
@@ -291,11 +296,15 @@ def _frequency(config: dict[str, object], head_dim: int, refuse) -> tuple[float,
         raise refuse("rope_type", kind, "the native backend has default, linear and llama3 rotary positions")
     for source in (config, rope):
         if source.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-            raise refuse("partial_rotary_factor", source["partial_rotary_factor"], "the native backend rotates whole heads")
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))  # type: ignore[arg-type]
+            raise refuse(
+                "partial_rotary_factor", source["partial_rotary_factor"], "the native backend rotates whole heads"
+            )
+    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
     with localcontext(prec=40):
         log = Decimal(theta).ln()
-        powers = [float((Decimal(float(np.float32(2 * j) / np.float32(head_dim))) * log).exp()) for j in range(head_dim // 2)]
+        powers = [
+            float((Decimal(float(np.float32(2 * j) / np.float32(head_dim))) * log).exp()) for j in range(head_dim // 2)
+        ]
     frequency = np.float32(1.0) / np.array(powers, np.float32)
     if kind == "linear":
         frequency = frequency / np.float32(rope["factor"])
@@ -309,17 +318,17 @@ def _frequency(config: dict[str, object], head_dim: int, refuse) -> tuple[float,
     return tuple(float(f) for f in frequency)
 
 
-def _fill(engine: _engine.Model, checkpoint: Checkpoint, shape: Shape, int8: bool) -> None:
+def _fill(engine: Engine, checkpoint: Checkpoint, shape: Shape, int8: bool) -> None:
     """Hand every tensor to the engine; what is left over is an error, because it would change the model."""
 
-    def put(part: Part, layer: int, row: int, name: str, rows: int, columns: int, biased: bool = False) -> Linear:
-        matrix = checkpoint.linear(f"{name}.weight", (rows, columns))
-        if int8 and matrix.ints is not None:
+    def put(part: Part, layer: int, row: int, name: str, size: tuple[int, int], *, biased: bool = False) -> Linear:
+        matrix = checkpoint.linear(f"{name}.weight", size)
+        if int8 and matrix.ints is not None and matrix.scales is not None:
             engine.put_bytes(part, layer, row, np.ascontiguousarray(matrix.ints), matrix.scales)
         else:
             engine.put_floats(part, layer, row, np.ascontiguousarray(matrix.dense()))
         if biased:
-            engine.put_bias(part, layer, row, checkpoint.floats(f"{name}.bias", (rows,)))
+            engine.put_bias(part, layer, row, checkpoint.floats(f"{name}.bias", size[:1]))
         return matrix
 
     width, q, kv = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -327,12 +336,12 @@ def _fill(engine: _engine.Model, checkpoint: Checkpoint, shape: Shape, int8: boo
         base = f"model.layers.{layer}"
         row = 0
         for name, rows in (("q", q), ("k", kv), ("v", kv)):
-            put(Part.QKV, layer, row, f"{base}.self_attn.{name}_proj", rows, width, shape.qkv_bias)
+            put(Part.QKV, layer, row, f"{base}.self_attn.{name}_proj", (rows, width), biased=shape.qkv_bias)
             row += rows
-        put(Part.OUT, layer, 0, f"{base}.self_attn.o_proj", width, q, shape.out_bias)
-        put(Part.GATE_UP, layer, 0, f"{base}.mlp.gate_proj", shape.inner, width, shape.mlp_bias)
-        put(Part.GATE_UP, layer, engine.gate_rows, f"{base}.mlp.up_proj", shape.inner, width, shape.mlp_bias)
-        put(Part.DOWN, layer, 0, f"{base}.mlp.down_proj", width, shape.inner, shape.mlp_bias)
+        put(Part.OUT, layer, 0, f"{base}.self_attn.o_proj", (width, q), biased=shape.out_bias)
+        put(Part.GATE_UP, layer, 0, f"{base}.mlp.gate_proj", (shape.inner, width), biased=shape.mlp_bias)
+        put(Part.GATE_UP, layer, engine.gate_rows, f"{base}.mlp.up_proj", (shape.inner, width), biased=shape.mlp_bias)
+        put(Part.DOWN, layer, 0, f"{base}.mlp.down_proj", (width, shape.inner), biased=shape.mlp_bias)
         engine.put_norm(Norm.IN, layer, checkpoint.floats(f"{base}.input_layernorm.weight", (width,)))
         engine.put_norm(Norm.MID, layer, checkpoint.floats(f"{base}.post_attention_layernorm.weight", (width,)))
         if shape.qk_norm:
@@ -344,7 +353,7 @@ def _fill(engine: _engine.Model, checkpoint: Checkpoint, shape: Shape, int8: boo
     name = table if shape.tied or not checkpoint.holds("lm_head.weight") else "lm_head"
     if name == table and not shape.tied:
         checkpoint.entry("lm_head.weight")
-    head = put(Part.HEAD, 0, 0, name, shape.vocab, width)
+    head = put(Part.HEAD, 0, 0, name, (shape.vocab, width))
     # A tied embedding is read from the head's matrix, unless that had to be rounded.
     if not shape.tied or (int8 and head.ints is None):
         _embed(engine, checkpoint, f"{table}.weight", shape)
@@ -358,7 +367,7 @@ def _fill(engine: _engine.Model, checkpoint: Checkpoint, shape: Shape, int8: boo
         )
 
 
-def _embed(engine: _engine.Model, checkpoint: Checkpoint, name: str, shape: Shape) -> None:
+def _embed(engine: Engine, checkpoint: Checkpoint, name: str, shape: Shape) -> None:
     size = shape.vocab, shape.width
     dtype = checkpoint.entry(name).dtype if name in checkpoint else ""
     if dtype in ("F16", "BF16"):
@@ -381,10 +390,12 @@ def _count_threads(asked: int | None) -> int:
     if asked is None:
         text = os.environ.get("STENO_THREADS", "")
         if text and not text.isdecimal():
-            raise UserError(f"STENO_THREADS: expected a whole number of threads, got {text!r}. Unset it to use all cores.")
+            raise UserError(
+                f"STENO_THREADS: expected a whole number of threads, got {text!r}. Unset it to use all cores."
+            )
         asked = int(text) if text else _usable_cores()
-    if not 1 <= asked <= _engine.MAX_THREADS:
-        raise UserError(f"threads: must be between 1 and {_engine.MAX_THREADS}, got {asked}.")
+    if not 1 <= asked <= MAX_THREADS:
+        raise UserError(f"threads: must be between 1 and {MAX_THREADS}, got {asked}.")
     return asked
 
 
@@ -397,7 +408,7 @@ def _usable_cores() -> int:
             cores = min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
         pass
-    return max(1, min(cores, _engine.MAX_THREADS))
+    return max(1, min(cores, MAX_THREADS))
 
 
 def _ids(row: int, prompt: Sequence[int]) -> list[int]:
@@ -411,7 +422,7 @@ def _ids(row: int, prompt: Sequence[int]) -> list[int]:
     return ids
 
 
-def _tidy(nodes: Nodes) -> tuple[object, ...]:
+def _tidy(nodes: Nodes) -> tuple[object, object, object, object, object]:
     """The arrays of `nodes` in the engine's types and layout. Raises ValueError where that would change a value."""
 
     def tidy(name: str, dims: int, dtype: type[np.generic]) -> object:

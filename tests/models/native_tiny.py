@@ -1,0 +1,122 @@
+"""Tiny random models of the Llama family in shapes that trip an engine up, and a pass over them that ends in a hash.
+
+Run as a script it prints the hash, for comparing instruction sets, which a process chooses once:
+
+    python native_tiny.py THREADS FOLDER ...
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64, "rope_theta": 500000.0,
+}  # fmt: skip
+
+# No width is a multiple of 16, the vocabulary is odd, and head widths and groupings differ.
+BASE = {
+    "hidden_size": 42, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
+    "intermediate_size": 100, "vocab_size": 301, "max_position_embeddings": 640, "initializer_range": 0.15,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "tie_word_embeddings": False,
+}  # fmt: skip
+
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("Llama", {}),
+    "llama-tied-biased": (
+        "Llama",
+        {"head_dim": 64, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "llama3-rope": ("Llama", {"head_dim": 48, "rope_parameters": LLAMA3}),
+    "linear-rope": (
+        "Llama",
+        {"head_dim": 16, "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 5e3}},
+    ),
+    "multi-head": ("Llama", {"num_key_value_heads": 6}),
+    "one-key-head": ("Llama", {"num_key_value_heads": 1, "head_dim": 24}),
+    "mistral": ("Mistral", {"head_dim": 16, "sliding_window": 33}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {"head_dim": 128}),
+}
+"""name -> (family, settings)."""
+
+
+def make(name: str, folder: Path, dtype: str = "float32", **other: object):
+    """Save a random model to `folder`, the same every time; returns the transformers model."""
+    import torch
+    import transformers as hf
+
+    family, settings = FAMILIES[name]
+    settings = {**BASE, **settings, **other}
+    if family == "Qwen2":  # has no head_dim of its own
+        del settings["head_dim"]
+        settings["hidden_size"] = 60
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(hf, f"{family}ForCausalLM")(getattr(hf, f"{family}Config")(**settings)).eval()
+        for key, weight in model.named_parameters():
+            if key.endswith("bias") or "norm" in key:
+                weight.data += 0.1 * torch.randn_like(weight)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    # Casting a model also rounds its rotary table, loading it does not.
+    return type(model).from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def ids(count: int, salt: int = 0) -> list[int]:
+    return [int(i) for i in np.random.default_rng([7, salt]).integers(0, BASE["vocab_size"], count)]
+
+
+def forest(rows: Sequence[tuple[Sequence[int], Sequence[int]]]):
+    """Rows of (tokens, parents), padded."""
+    from steno.core import PAD, Nodes
+
+    width = max(len(t) for t, _ in rows)
+    tokens, parents = np.zeros((len(rows), width), np.int32), np.full((len(rows), width), PAD, np.int32)
+    for b, (row, up) in enumerate(rows):
+        tokens[b, : len(row)] = row
+        parents[b, : len(up)] = up
+    return Nodes(tokens=tokens, parents=parents)
+
+
+def chain(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+    return list(tokens), list(range(-1, len(tokens) - 1))
+
+
+def decode(session, text: Sequence[int], widths: Callable[[], int]) -> np.ndarray:
+    """Logits [T, V] of `text` on a one-row session, in chains as wide as `widths` says."""
+    out, at = [], 0
+    while at < len(text):
+        piece = text[at : at + widths()]
+        out.append(np.array(session.forward(forest([chain(piece)])).logits[0]))
+        session.commit([list(range(len(piece)))])
+        at += len(piece)
+    return np.concatenate(out)
+
+
+def digest(folders: Sequence[str], threads: int) -> str:
+    """Hash of logits and hidden states over both number forms of some models."""
+    from steno.core import Want
+    from steno.models import _engine, native
+
+    _engine.insist_on_threads(True)
+    total = hashlib.sha256()
+    for folder in folders:
+        for weights in ("fp32", "int8"):
+            model = native.load(folder, weights=weights, threads=threads)
+            session = model.open(2, 320)
+            session.prefill([ids(270), ids(21, 1)])
+            tree = (ids(9, 2), [-1, 0, 0, 1, 2, 2, 4, -1, 7])
+            for _ in range(3):
+                step = session.forward(forest([tree, chain(ids(3, 3))]), Want(hidden=(0, 2)))
+                for array in (step.logits[0], step.logits[1, :3], step.hidden(2)[0], *(a[0] for a in step.top(7))):
+                    total.update(np.ascontiguousarray(array).tobytes())
+                session.commit([[0, 2, 4], [0]])
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    print(digest(sys.argv[2:], int(sys.argv[1])))
