@@ -20,6 +20,7 @@ from .base import Speed
 from .machine import Clock
 
 if TYPE_CHECKING:
+    from steno.decode import CostTable
     from steno.decode.base import Completion
 
 Doubles = npt.NDArray[np.float64]
@@ -122,7 +123,7 @@ def plan_arm(
     plan: Plan = Plan(),
     *,
     capacity: int | None = None,
-    costs: Sequence[float] | None = None,
+    costs: "CostTable | None" = None,
     seed: int = 0,
     ignore_eos: bool = False,
 ) -> Arm:
