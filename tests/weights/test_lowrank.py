@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from weights_tools import VOCAB, ids
 
-from conftest import VOCAB, ids
 from steno.core.errors import KnobError, ModelError, PromptError
 from steno.models.lowrank import is_low_rank, resolve
 from steno.weights._moments import collect

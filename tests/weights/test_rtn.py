@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from weights_tools import ids
 
-from conftest import ids
 from steno.core.errors import ModelError
 from steno.models.checkpoint import Checkpoint, unpack
 from steno.weights.rtn import Rtn, dequantise, pack, quantise, round_up

@@ -9,7 +9,7 @@ repository brings along is not run.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from struct import unpack
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from steno.core.errors import MissingExtra, ModelError
 
 from .base import ModelSpec
+from .lowrank import is_low_rank, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,11 +60,12 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
         for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for n in ([names] if isinstance(names, str) else names)
     }
-    if "auto_map" in config and not known.intersection(names):
+    factored = is_low_rank(config)
+    if not factored and "auto_map" in config and not known.intersection(names):
         raise ModelError(
             f"{folder.name} brings its own code, which steno does not run. Use an architecture of transformers."
         )
-    if not names or names[0] not in known:
+    if not factored and (not names or names[0] not in known):
         came = names[0] if names else "none"
         raise ModelError(
             f"config.json of {folder.name} names the architecture {came}, which is no causal language model"
@@ -82,8 +84,11 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
     pinned = {"experts_implementation": "batched_mm"} if spec.pinned else {}
     try:
         with quiet():
-            settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-            loaded = AutoModelForCausalLM.from_pretrained(
+            if factored:
+                settings, maker = resolve(config)
+            else:
+                settings, maker = AutoConfig.from_pretrained(folder, local_files_only=True), AutoModelForCausalLM
+            loaded = cast(Callable[..., object], maker.from_pretrained)(
                 folder, config=settings, dtype=forms[spec.weights], local_files_only=True, use_safetensors=True,
                 output_loading_info=True, **pinned,
             )  # fmt: skip
