@@ -22,7 +22,7 @@ def error_over_bound(x, bits, dim):
     assert (scale >= 0).all()
     out = dequantise(codes.float(), scale, zero, bits).double()
     x = x.double()
-    bound = scale.double() / 2 + 2**-22 * (x.abs().amax(dim, keepdim=True) + scale.double() * 2**bits)
+    bound = scale.double() / 2 + 2**-24 * (x.abs().amax(dim, keepdim=True) * 2 + scale.double() * 2**bits)
     return float(((x - out).abs() / bound.clamp(min=1e-300)).max())
 
 
@@ -62,6 +62,7 @@ def test_a_constant_group_is_exact(bits):
         x = held.to(dtype)[:, None].expand(-1, 7)
         codes, scale, zero = quantise(x, bits, 1)
         assert not scale.any()
+        assert (codes == -(2 ** (bits - 1))).all()
         assert torch.equal(dequantise(codes.float(), scale, zero, bits), x.float())
     # Every bfloat16 number of ordinary size is a float16 number.
     x = (torch.randn(64, 1) * 10).to(torch.bfloat16).expand(-1, 5)

@@ -18,19 +18,20 @@ def quantise(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     x, levels = x.float(), 2**bits - 1
     low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
-    zero = _step(low.half(), low, up=False)
-    wanted = (high - zero.float()) / levels
-    scale = _step(wanted.half(), wanted, up=True)
-    # The division above rounds too: one more step where the last level still falls short of the maximum.
-    short = torch.addcmul(zero.float(), scale.float(), scale.new_tensor(levels, dtype=torch.float32)) < high
-    scale = torch.where(short, _neighbour(scale, up=True), scale)
+    zero = low.half()
+    zero = torch.where(zero.float() > low, _below(zero), zero)
+    reach = high - zero.float()
+    scale = (reach / levels).half()
+    # Of a float16 that is not negative, the next one up is the next bit pattern.
+    above = (scale.view(torch.int16) + 1).view(torch.float16)
+    scale = torch.where(scale.float() * levels < reach, above, scale)
     if not bool((scale.isfinite() & zero.isfinite()).all()):
         raise ModelError(
             "cache.affine: the model's keys or values are not finite, or spread beyond float16 (65504). "
             "Use cache.dense with this model."
         )
     step = scale.float()
-    codes = (x - zero.float()).div_(step.masked_fill(step == 0, 1.0)).round_().clamp_(0, levels)
+    codes = (x - zero.float()).div_(step.masked_fill(step == 0, 1.0)).round_()
     return codes.sub_(2 ** (bits - 1)).to(torch.int8), scale, zero
 
 
@@ -40,15 +41,7 @@ def dequantise(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return codes.mul_(step).add_(torch.add(zero.float(), step, alpha=2 ** (bits - 1)))
 
 
-def _step(rounded: Tensor, exact: Tensor, *, up: bool) -> Tensor:
-    """`rounded` moved to the next float16 where rounding to nearest went to the wrong side of `exact`."""
-    wrong = rounded.float() < exact if up else rounded.float() > exact
-    return torch.where(wrong, _neighbour(rounded, up=up), rounded)
-
-
-def _neighbour(x: Tensor, *, up: bool) -> Tensor:
-    """The next float16: the bits of a float of one sign, read as an integer, are in order of magnitude."""
-    x = torch.where(x == 0, x.new_tensor(0.0 if up else -0.0), x)
-    away = torch.signbit(x) != up
+def _below(x: Tensor) -> Tensor:
+    """The next float16 down (below 0: from -0.0), as bit patterns are in order of magnitude."""
     bits = x.view(torch.int16)
-    return torch.where(away, bits + 1, bits - 1).view(torch.float16)
+    return torch.where(x > 0, bits - 1, bits + 1).view(torch.float16)
