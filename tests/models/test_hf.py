@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from contract import CHECKS, Subject, chain, chains, forest
-from tiny import FAMILIES, VOCAB
+from tiny import FAMILIES, RECURRENT, VOCAB
 
 from steno.core import PAD, ROOT, Keeps, Nodes, Want
 from steno.core.errors import CapsError
 
-ATTENTION = [family for family in FAMILIES if family != "mamba"]
+ATTENTION = [family for family in FAMILIES if family not in RECURRENT]
 CAPACITY = 64
 
 
@@ -80,14 +80,14 @@ def test_hidden_states_are_those_of_transformers(loaded, family):
     session = model.open(1, CAPACITY)
     session.prefill([ids[:-3]])
     step = session.forward(chains(ids[-3:]), Want(logits=False, hidden=tuple(range(model.depth))))
-    assert model.depth == 3
+    assert model.depth == model.config.num_hidden_layers
     # transformers hands out its last hidden state after the norm; the contract checks ours through `head`.
     for layer in range(model.depth):
         np.testing.assert_allclose(step.hidden(layer)[0], want[layer][0, -3:].numpy(), atol=1e-4)
     with pytest.raises(CapsError, match=r"not asked for"):
         _ = step.logits
     with pytest.raises(ValueError, match=r"Want.hidden"):
-        step.hidden(3)
+        step.hidden(model.depth)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -197,8 +197,9 @@ def test_free_shapes_promise_nothing(loaded):
     assert caps.crop
 
 
-def test_recurrent_models_refuse_trees_and_crops_with_the_reason(loaded):
-    model = loaded("mamba")
+@pytest.mark.parametrize("family", RECURRENT)
+def test_recurrent_models_refuse_trees_and_crops_with_the_reason(loaded, family):
+    model = loaded(family)
     session = model.open(1, CAPACITY)
     assert not session.caps.tree
     assert not session.caps.crop

@@ -68,6 +68,33 @@ def _gpt_oss() -> PreTrainedModel:
     return hf.GptOssForCausalLM(hf.GptOssConfig(**sizes(sliding_window=6, layer_types=kinds, **experts)))
 
 
+def _llama4() -> PreTrainedModel:
+    experts = {
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 1,
+        "intermediate_size_mlp": 64,
+    }
+    return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**sizes(attention_chunk_size=8, num_hidden_layers=4, **experts)))
+
+
+def _qwen3_next() -> PreTrainedModel:
+    linear = {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    }
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    return hf.Qwen3NextForCausalLM(hf.Qwen3NextConfig(**sizes(layer_types=kinds, **linear, **experts)))
+
+
 def _mamba() -> PreTrainedModel:
     shape = {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4, "bos_token_id": 1, "eos_token_id": 2}
     return hf.MambaForCausalLM(hf.MambaConfig(vocab_size=VOCAB, initializer_range=0.15, **shape))
@@ -84,9 +111,14 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "opt": _opt,
     "gpt_oss": _gpt_oss,
     "gptj": _gptj,
+    "llama4": _llama4,
     "mamba": _mamba,
+    "qwen3_next": _qwen3_next,
 }
 """Builders by name. GPT-J keeps to no attention interface, so it runs through explicit masks."""
+
+RECURRENT = ("mamba", "qwen3_next")
+"""The families with recurrent state; Qwen3-Next has attention layers as well."""
 
 
 def make(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 from transformers.utils import logging as chatter
 
-from steno.core import PAD, ROOT, Nodes, Want
+from steno.core import PAD, ROOT, Keeps, Nodes, Want
 from steno.core.errors import CapsError, ModelError, PromptError, StenoError
 from steno.core.tier import CacheSpec, KVShape
 
@@ -30,6 +30,9 @@ from ._step import HFStep
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
+WIDTHS = (4, 8, 16, 32, 64, 128, 256)
+"""Pinned widths tried, after the one asked for, until rows and columns agree bit for bit."""
+
 UNBOUNDED = 1 << 20
 """Context of a model whose config names none."""
 
@@ -38,7 +41,7 @@ WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_
 
 
 class HFModel:
-    """See `core.Model`. `width` is the pinned query width, 0 where shapes are free."""
+    """See `core.Model`. `width` is the pinned query width asked for, 0 where shapes are free."""
 
     backend = "hf"
 
@@ -54,6 +57,7 @@ class HFModel:
             isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=net.config).layers
         )
         self._registered = False
+        self._lanes: dict[tuple[int, int, bool, int], int] = {}
         self._tail: list[nn.Module] = []
         self._shape: tuple[int, int] | None = None
         self._probe()
@@ -106,16 +110,16 @@ class HFModel:
             if cache is not None:
                 raise CapsError(f"{self.name} keeps a state of fixed size and no KV, so it takes no cache form")
             return RecurrentSession(self, batch, capacity)
-        tier, size = None, capacity
-        # A form that seals nothing within the capacity costs nothing: plain attention, under its own visibility.
-        if cache is not None and cache.due(capacity):
-            tier = cache.open(self._kv_shape(batch, capacity))
-            size = max(n - cache.due(n) for n in range(capacity + 1))
-        slots = SlotCache(
-            batch=batch, layers=int(self.config.num_hidden_layers), size=size + self.width, capacity=capacity,
-            tier=tier, handles=self._registered,
-        )  # fmt: skip
-        return SlotSession(self, capacity, cache, slots)
+        if not self.width:
+            return self._bind(batch, capacity, cache, 0)
+        key = (batch, capacity, cache is not None, torch.get_num_threads())
+        for width in [self._lanes[key]] if key in self._lanes else [self.width, *(n for n in WIDTHS if n > self.width)]:
+            session = self._bind(batch, capacity, cache, width)
+            if key in self._lanes or session.lanes_agree():
+                self._lanes[key] = width
+                session.chain_exact = Keeps.BITS
+                return session
+        return self._bind(batch, capacity, cache, self.width)
 
     def check_ids(self, ids: "npt.NDArray[np.int64]") -> None:
         """Raise PromptError for an id outside the vocabulary."""
@@ -169,6 +173,18 @@ class HFModel:
                 hooks.callback(self._watch(layer, hidden).remove)
             logits = self.net(**source, **past, **extra, **few, use_cache=cache is not None).logits
         return logits, hidden
+
+    def _bind(self, batch: int, capacity: int, form: CacheSpec | None, width: int) -> SlotSession:
+        tier, size = None, capacity
+        # A form that seals nothing within the capacity costs nothing: plain attention, under its own visibility.
+        if form is not None and form.due(capacity):
+            tier = form.open(self._kv_shape(batch, capacity))
+            size = max(n - form.due(n) for n in range(capacity + 1))
+        slots = SlotCache(
+            batch=batch, layers=int(self.config.num_hidden_layers), size=size + width, capacity=capacity,
+            tier=tier, handles=self._registered,
+        )  # fmt: skip
+        return SlotSession(self, capacity, form, slots, width)
 
     def _watch(self, layer: int, hidden: dict[int, Tensor]) -> "torch.utils.hooks.RemovableHandle":
         if not 0 <= layer <= len(self._layers) or not self._layers:

@@ -1,10 +1,14 @@
 """The hf backend's session over attention models: forests through the slot cache, one torch call per forward.
 
 Pinned mode. Every forward, prefill included, has B rows of exactly `width` nodes over exactly L slots, the rest being
-padding, B and L being fixed by `open`. Kernels choose their summation order by shape, so a token at a given position
+padding; B and L are fixed by `open`. Kernels choose their summation order by shape, so a token at a given position
 after a given past gets the same bits in any column and any row, beside any other rows: chains of drafts are
 bit-identical to width-1 decoding on sessions of the same batch and capacity. Siblings in a tree push an ancestor away
 from slot == position, which reorders sums: trees are only near (specs: decode, pitfall P4).
+
+Equal shapes are not quite enough: a kernel may treat the last rows of a matrix, or of a thread's share of it, by
+other code (MKL does, for fewer than four). So `lanes_agree` measures it at `open`, a width that fails is raised, and a
+session promises bits only where the measurement found them.
 """
 
 from collections.abc import Sequence
@@ -40,8 +44,9 @@ CHUNK = 512
 class SlotSession:
     """A model bound to B rows; see `core.Session`."""
 
-    def __init__(self, model: "HFModel", capacity: int, form: CacheSpec | None, cache: SlotCache) -> None:
-        self.model, self.capacity, self._form, self._cache = model, capacity, form, cache
+    def __init__(self, model: "HFModel", capacity: int, form: CacheSpec | None, cache: SlotCache, width: int) -> None:
+        self.model, self.capacity, self._form, self._cache, self._width = model, capacity, form, cache, width
+        self.chain_exact = Keeps.NEAR
         self._lengths: Counts = np.zeros(cache.batch, np.int64)
         self._sealed: Counts = np.zeros(cache.batch, np.int64)
         self._last: Ints | None = None
@@ -56,11 +61,11 @@ class SlotSession:
 
     @property
     def caps(self) -> Caps:
-        width, tier = self.model.width, self._cache.tier
+        tier = self._cache.tier
         return Caps(
             tree=True, crop=tier is None, fork=True, embeds=self.model.embeds, hidden=self.model.depth > 0,
-            layers=False, visible=True, recurrent=False, max_width=width or WIDEST, context=self.capacity,
-            chain_exact=Keeps.BITS if width else Keeps.NEAR, tree_exact=Keeps.NEAR,
+            layers=False, visible=True, recurrent=False, max_width=self._width or WIDEST, context=self.capacity,
+            chain_exact=self.chain_exact, tree_exact=Keeps.NEAR,
         )  # fmt: skip
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> Floats | None:
@@ -75,7 +80,7 @@ class SlotSession:
         done = np.zeros(len(ids), np.int64)
         total = np.array([len(row) for row in ids])
         while (done < total).any():
-            counts = np.minimum(total - done, np.minimum(self.room(), self.model.width or CHUNK))
+            counts = np.minimum(total - done, np.minimum(self.room(), self._width or CHUNK))
             width = int(counts.max())
             tokens = np.zeros((len(ids), width), np.int64)
             for b, row in enumerate(ids):
@@ -145,7 +150,8 @@ class SlotSession:
         self._last = None
 
     def fork(self, rows: Sequence[int]) -> "SlotSession":
-        twin = SlotSession(self.model, self.capacity, self._form, self._cache.fork(rows))
+        twin = SlotSession(self.model, self.capacity, self._form, self._cache.fork(rows), self._width)
+        twin.chain_exact = self.chain_exact if len(rows) == self._cache.batch else Keeps.NEAR
         twin._lengths, twin._sealed = self._lengths[list(rows)], self._sealed[list(rows)]
         return twin
 
@@ -171,6 +177,28 @@ class SlotSession:
             seen |= fresh.keys()
         return out
 
+    def lanes_agree(self) -> bool:
+        """Whether every row and column of this empty session's forwards gives the same bits, measured on random tokens.
+
+        All rows hold one text; each token is run in one column and again in the column before it.
+        """
+        batch, texts = self._cache.batch, 1 if self.model.net.dtype == torch.float32 else 3
+        count = min(self._width, *self.room())
+        rng = np.random.default_rng(0)
+        parents = np.broadcast_to(np.arange(-1, count - 1, dtype=np.int32), (batch, count))
+        for _ in range(texts):
+            tokens = np.broadcast_to(rng.integers(0, self.vocab, count, dtype=np.int32), (batch, count))
+            first = self.forward(Nodes(tokens=tokens, parents=parents)).logits
+            agree = bool((first == first[:1]).all())
+            if count > 1:
+                self.commit([[0]] * batch)
+                second = self.forward(Nodes(tokens=tokens[:, 1:], parents=parents[:, :-1])).logits
+                agree = agree and bool((second == first[:, 1:]).all())
+                self.crop([0] * batch)
+            if not agree:
+                return False
+        return True
+
     def kv_shape(self) -> tuple[int, int] | None:
         """(key heads, head width), where they are the same in all layers."""
         live = self._cache.live()
@@ -192,7 +220,7 @@ class SlotSession:
     ) -> HFStep:
         """One forward of `counts` [B] nodes per row: chains where no lineage [B, W, W] is given."""
         batch, asked = tokens.shape
-        width = self.model.width or max(asked, 1)
+        width = self._width or max(asked, 1)
         columns = np.arange(width)
         real = columns < counts[:, None]
         chosen = self._lengths[:, None] + np.arange(asked) if positions is None else positions
@@ -211,7 +239,7 @@ class SlotSession:
             origin=torch.from_numpy(self._sealed.copy()).to(device),
             positions=torch.from_numpy(where).to(device),
             lineage=torch.from_numpy(visible).to(device),
-            view=self._cache.size if self.model.width else int(starts.max()) + width,
+            view=self._cache.size if self._width else int(starts.max()) + width,
             sees=self._form.sees if self._form is not None else None,
         )
         self._cache.begin(sight, starts, width)
