@@ -7,6 +7,8 @@ decides speed only: every acceptor gives the same output, or the same law, whate
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
 from statistics import median
 from time import perf_counter
 
@@ -86,8 +88,12 @@ class CostTable:
 
 BINS = 16
 DEPTHS = 4
-PRIOR = 4.0
-FADE = 0.98
+
+PRIOR = 2.0
+"""Observations that the claim of a score, or the depth above, is worth."""
+
+FADE = 0.95
+"""What a count keeps per step: a memory of about 20 steps, because text changes its ways quickly."""
 
 
 class _Record:
@@ -148,10 +154,11 @@ class Budget:
         """The best common width: (tokens per second it should give, the drafts cut to it)."""
         ranked = [self._rank(draft) for draft in drafts]
         again = self.confirm and any(draft.branches for draft in drafts)
+        gains = ranked[0][1] if len(ranked) == 1 else map(sum, zip_longest(*[g for _, g in ranked], fillvalue=0.0))
         expected = float(len(drafts))
         best, best_rate = 0, expected / self.costs[1]
-        for n in range(1, 1 + max([len(order) for order, _ in ranked], default=0)):
-            expected += sum([gains[n - 1] for _, gains in ranked if n <= len(gains)])
+        for n, gain in enumerate(gains, 1):
+            expected += gain
             cost = self.costs[n + 1]
             if again:
                 # The accepted path runs once more: about as many nodes as tokens are expected of a row.
@@ -169,7 +176,9 @@ class Budget:
         taken = {ROOT, *path}
         weight = record.weight
         last = DEPTHS - 1
-        for i, (parent, depth, bin) in enumerate(zip(draft.parents, depths(draft), _bins(draft), strict=True)):
+        for i, (parent, depth, bin) in enumerate(
+            zip(draft.parents, depths(draft.parents), _bins(scores(draft), draft.parents), strict=True)
+        ):
             if parent in taken:
                 d = min(depth, last)
                 record.tries[d][bin] += weight
@@ -185,7 +194,9 @@ class Budget:
             record = self._records[draft.source] = _Record()
         known: dict[tuple[int, int], float] = {}
         reach: list[float] = []
-        for parent, depth, bin in zip(draft.parents, depths(draft), _bins(draft), strict=True):
+        for parent, depth, bin in zip(
+            draft.parents, depths(draft.parents), _bins(scores(draft), draft.parents), strict=True
+        ):
             cell = (min(depth, DEPTHS - 1), bin)
             hazard = known.get(cell)
             if hazard is None:
@@ -203,12 +214,12 @@ def _first(draft: Draft, chosen: "range | list[int]") -> Draft:
     return keep(draft, chosen if isinstance(chosen, range) else sorted(chosen)) if chosen else EMPTY
 
 
-def _bins(draft: Draft) -> list[int]:
+@lru_cache(maxsize=1024)
+def _bins(claimed: tuple[float, ...], parents: tuple[int, ...]) -> tuple[int, ...]:
     """The bin of each token's claim: its score over its parent's."""
-    claimed = scores(draft)
     out: list[int] = []
-    for score, parent in zip(claimed, draft.parents, strict=True):
+    for score, parent in zip(claimed, parents, strict=True):
         above = claimed[parent] if parent >= 0 else 1.0
         share = score / above if above > 0.0 else 0.0
         out.append(BINS - 1 if share >= 1.0 else int(share * BINS) if share > 0.0 else 0)
-    return out
+    return tuple(out)

@@ -1,5 +1,9 @@
 """Fitting a draft to what the step can carry; what is left is well formed whatever the drafter did."""
 
+from functools import lru_cache
+from itertools import count
+from operator import lt
+
 from steno.core import ROOT
 
 from .base import Draft
@@ -14,6 +18,8 @@ def fit(draft: Draft, *, vocab: int, width: int, depth: int, tree: bool) -> Draf
     Where the session has no trees, the path with the best scores stays.
     """
     if draft.branches:
+        if len(draft.tokens) <= width and _whole(draft, vocab, depth) and tree:
+            return draft
         sound = keep(draft, _sound(draft, vocab, width if tree else len(draft.tokens), depth))
         return sound if tree or not sound.branches else keep(sound, best_path(sound)[:width])
     size = min(len(draft.tokens), width, depth)
@@ -47,19 +53,26 @@ def keep(draft: Draft, chosen: "range | list[int]") -> Draft:
     )
 
 
-def depths(draft: Draft) -> list[int]:
+@lru_cache(maxsize=1024)
+def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
     """Depth per node; 0 hangs off the pending token."""
     out: list[int] = []
-    for parent in draft.parents:
+    for parent in parents:
         out.append(0 if parent < 0 else out[parent] + 1)
-    return out
+    return tuple(out)
 
 
 def scores(draft: Draft) -> tuple[float, ...]:
     """The draft's scores, or cautious ones by depth."""
     if len(draft.scores) == len(draft.tokens):
         return draft.scores
-    return tuple([CAUTIOUS ** (d + 1) for d in depths(draft)])
+    return tuple([CAUTIOUS ** (d + 1) for d in depths(draft.parents)])
+
+
+def _whole(draft: Draft, vocab: int, depth: int) -> bool:
+    """Whether nothing of a draft has to go: the common case, found without a loop."""
+    orderly = all(map(lt, draft.parents, count())) and min(draft.parents) >= ROOT
+    return orderly and min(draft.tokens) >= 0 and max(draft.tokens) < vocab and max(depths(draft.parents)) < depth
 
 
 def _sound(draft: Draft, vocab: int, width: int, depth: int) -> list[int]:
