@@ -26,7 +26,7 @@ LONGEST = 48
 SECONDS = 40.0
 """Time a run is cut to on a slow model, by fewer tokens and prompts."""
 
-FORWARDS = 90
+FORWARDS = 40
 """Forwards per prompt and token that a run costs, roughly."""
 
 
@@ -43,7 +43,7 @@ def verify(
     """Run every check of `plan` on `model`.
 
     rows      batch sizes
-    prompts   token ids to try beside the kit's own random ones; only their last `LONGEST` tokens are used
+    prompts   token ids to try beside the kit's own random ones: of many some, and of each the last `LONGEST` tokens
     tokens    tokens per text; None: as many as the model's speed allows
     on_check  told of each check as it ends
     Raises PlanError where the plan does not run on the model's backend, PromptError for ids outside the vocabulary.
@@ -103,16 +103,17 @@ def _prepare(
     crossing = _conform_cache.reach(lab, model.context)
     if crossing:
         own[0] = lab.ids(crossing, 0, 100)
-    given = [list(p)[-min(LONGEST, most) :] for p in prompts if len(p)]
-    mixed = own[:3] + given + own[3:]
     count, length = max(rows) + 2, lab.tokens
+    # Of many prompts some, evenly: the kit's first three stay, one of them being a single token.
+    given = [list(p)[-min(LONGEST, most) :] for p in prompts if len(p)]
+    given = given[:: max(1, -(-len(given) // max(1, count - 3)))]
+    mixed = own[:3] + given + own[3:]
     if tokens is None:
         pace = _pace(model, plan, own[0])
         length = int(min(TOKENS, max(6, SECONDS / (pace * FORWARDS * count))))
         if pace * FORWARDS * count * length > 3 * SECONDS:
             count = max(3, *rows)
-    chosen = tuple(tuple(p) for p in mixed[: count if tokens is None else max(count, len(given) + 3)])
-    return replace(lab, prompts=chosen, tokens=length)
+    return replace(lab, prompts=tuple(tuple(p) for p in mixed[:count]), tokens=length)
 
 
 def _pace(model: Model, plan: Plan, prompt: Sequence[int]) -> float:
