@@ -97,6 +97,14 @@ def test_a_worked_budget():
     assert share([steep, flat], 1023) is None
 
 
+def test_errors_weigh_by_the_size_of_the_layer():
+    """Equal spectra in layers of unequal size cost and save in proportion, so neither is starved for the other."""
+    energies = np.arange(1, 65.0) ** -2
+    small, large = choices(64, 64, 0, energies), choices(64, 256, 0, energies)
+    assert large[0].error == pytest.approx(4 * small[0].error)
+    assert [c.rank for c in share([small, large], 16 * 128 + 16 * 320)] == [16, 16]
+
+
 shapes = st.tuples(st.integers(4, 80), st.integers(4, 80), st.floats(0.0, 3.0), st.sampled_from([0, 1]))
 
 

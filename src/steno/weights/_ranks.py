@@ -1,9 +1,10 @@
 """Share a budget of parameters among layers: how many ranks each keeps, or that it stays dense.
 
 A layer [N, K] with the singular values s of its whitened weight costs r (N + K) parameters at rank r and leaves the
-relative error sum(s[r:]^2) / sum(s^2); dense, it costs N K and leaves none. Within the ranks the error is convex, so
-taking the best gain per parameter first is optimal; staying dense is a jump off that curve, hence the steps are those
-of its lower convex hull. What the last jump leaves over is filled rank by rank.
+relative error sum(s[r:]^2) / sum(s^2), counted once per weight; dense, it costs N K and leaves none. (On a trained
+model that beat counting all layers alike at keep 0.9, 0.8 and 0.7.) Within the ranks the error is convex, so taking
+the best gain per parameter first is optimal; staying dense is a jump off that curve, hence the steps are those of its
+lower convex hull. What the last jump leaves over is filled rank by rank.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ STEP = 8
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Rank 0 means dense."""
+    """Rank 0 means dense; `error` is the relative error times the layer's weights."""
 
     rank: int
     cost: int
@@ -28,7 +29,7 @@ class Choice:
 def choices(rows: int, columns: int, extra: int, energies: npt.NDArray[np.float64]) -> list[Choice]:
     """Every sensible choice for a layer, from the cheapest up; `extra` parameters come with factors (a new bias)."""
     total = float(energies.sum())
-    tails = np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]]) / (total or 1.0)
+    tails = np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]]) * (rows * columns / (total or 1.0))
     out = []
     for rank in range(STEP, len(energies) + 1, STEP):
         cost = rank * (rows + columns) + extra

@@ -1,14 +1,15 @@
 """Low rank by the features: each linear layer becomes two thin ones, chosen so that its outputs change least.
 
-LoRD (atomic feature mimicking): with C the covariance of a layer's outputs on calibration text and V the
-eigenvectors of its R largest eigenvalues, W becomes B A with B = V [N, R] and A = V^T W [R, K], and the bias becomes
-(I - V V^T) E[y] + V V^T b. The mean squared change of the outputs is the sum of the eigenvalues left out: the least
-any map of rank R can reach, so never more than truncating the SVD of W itself.
+LoRD (atomic feature mimicking): with C the covariance of a layer's outputs on calibration text and V the eigenvectors
+of its R largest eigenvalues, W becomes B A with B = V [N, R] and A = V^T W [R, K], and the bias becomes (I - V V^T)
+E[y] + V V^T b. The mean squared change of the outputs is the sum of the eigenvalues left out: the least any map of
+rank R can reach, so never more than truncating the SVD of W itself.
 
 Differs from the paper: V comes from the SVD of W L, with L L^T the covariance of the *inputs* plus `damp` times its
 mean diagonal (the same V, without a pass over outputs, and defined where the text leaves directions unseen); ranks are
-not the same everywhere but shared out under one budget (`keep`), by relative error saved per parameter, in multiples
-of 8; a layer for which factors would not be smaller stays dense. The output head and the embedding are left alone.
+not the same everywhere but shared out under one budget (`keep`), by the relative error saved per parameter, layers
+weighing what they hold, in multiples of 8; a layer for which factors would not be smaller stays dense. The output head
+and the embedding are left alone.
 
 The folder holds the factors, so its bytes really shrink. No stock architecture has factored layers: the folder carries
 its own short modeling file, which stock transformers runs with `trust_remote_code=True`; without it, loading is
