@@ -61,7 +61,7 @@ def test_prompts_that_cannot_be_run():
     steno("run", TABLE, "").refused("the prompt is empty")
     steno("run", TABLE, "-", stdin="").refused("the prompt is empty")
     steno("run", TABLE, "hello").refused("no tokenizer: write its prompt as ids")
-    steno("run", TABLE, "99").refused("vocabulary of 64")
+    steno("run", TABLE, "99").refused("id 99 is outside the vocabulary of 64")
     long = " ".join(["3"] * 5000)
     steno("run", TABLE, long).refused("5000", "4096")
 

@@ -106,7 +106,7 @@ def test_too_long_prompts_are_named_and_left_out():
     tasks, problems = prepare(found, Letters(), 128, 20, max_tokens=500)  # type: ignore[arg-type]
     assert [t.name for t in tasks] == ["prompt 2"]
     assert tasks[0].request.max_tokens == 17
-    assert problems == ("line 1 (long): 31 tokens, and the context holds 20. Shorten it.",)
+    assert problems == ("line 1 (long): the prompt has 31 tokens, and the context holds 20. Shorten it.",)
     with pytest.raises(PromptError, match=r"no prompt can be run.\n  line 1"):
         prepare(found, Letters(), 128, 2, max_tokens=5)  # type: ignore[arg-type]
 

@@ -120,7 +120,7 @@ def test_time_is_honoured_and_said():
     lab = Script(seconds=10.0)
     found = hunt(lab, seconds=60.0)
     assert found.seconds < 60 + 50
-    assert any("give more --minutes" in note for note in found.notes)
+    assert any("Give more --minutes" in note for note in found.notes)
 
 
 def test_one_prompt_and_a_fixed_slot():

@@ -41,7 +41,7 @@ def command(
     --set decode.shape.temperature.temperature=0.8
     """
     from steno.tune.job import open_subject
-    from steno.tune.prompts import Prompt, encode
+    from steno.tune.prompts import Prompt, encode, fit
 
     plan.check()
     text = _stdin() if prompt in (None, "-") else str(prompt)
@@ -49,10 +49,12 @@ def command(
     tokenizer = subject.tokenizer
     ids = encode(Prompt(name="the prompt", line=1, text=text), tokenizer)
 
+    model = subject.model
+    fit(ids, model.vocab, model.context, typed=tokenizer is None)
+
     from steno.decode import Loop
     from steno.decode.base import Request
 
-    model = subject.model
     request = Request(number=0, prompt=ids, max_tokens=max_tokens, stop=stop, seed=seed)
     loop = Loop(model, plan, text=tokenizer.decode if tokenizer else None, capacity=len(ids) + max_tokens)
     ticket = loop.submit(request)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @model_options
 @plan_options
 @click.option("--prompts", "source", metavar="FILE", help="JSON lines or plain text, or - for stdin.")
-@click.option("--max-tokens", type=click.IntRange(1), default=32, help="Tokens per prompt and check.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Fixes sampling and lengths.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Tokens per text; default: as many as speed allows.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Fixes sampling.")
 @json_option
 @click.pass_context
 def command(
@@ -28,7 +28,7 @@ def command(
     spec: "ModelSpec",
     plan: "Plan",
     source: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -45,15 +45,22 @@ def command(
     elif source is not None or spec.source == "nib":
         found = read(Path(source) if source else DEMO)
     subject = open_subject(spec)
-    prompts = None
+    prompts: list[tuple[int, ...]] = []
     if found is not None:
         tasks, problems = prepare(
-            found, subject.tokenizer, subject.model.vocab, subject.model.context, max_tokens=max_tokens, seed=seed
+            found, subject.tokenizer, subject.model.vocab, subject.model.context, max_tokens=max_tokens or 1, seed=seed
         )
         for problem in problems:
             click.echo(f"left out: {problem}", err=True)
         prompts = [task.request.prompt for task in tasks]
-    verdict = verify(subject.model, plan, prompts, max_tokens=max_tokens, seed=seed)
+    verdict = verify(
+        subject.model,
+        plan,
+        seeds=(seed,),
+        prompts=prompts,
+        tokens=max_tokens,
+        on_check=lambda check: click.echo(f"{check.name}: {check.status.value}", err=True),
+    )
     if as_json:
         click.echo(to_json(verdict))
     else:

@@ -93,22 +93,9 @@ def prepare(
     for number, prompt in enumerate(found.prompts):
         try:
             ids = encode(prompt, tokenizer)
+            fit(ids, vocab, context, typed=prompt.ids is not None or tokenizer is None)
         except PromptError as error:
             problems.append(f"line {prompt.line} ({prompt.name}): {error}")
-            continue
-        if max(ids) >= vocab or min(ids) < 0:
-            worst = max(ids) if max(ids) >= vocab else min(ids)
-            if prompt.ids is not None or tokenizer is None:
-                problems.append(f"line {prompt.line} ({prompt.name}): id {worst} is outside the vocabulary of {vocab}")
-                continue
-            raise ModelError(
-                f"the tokenizer makes id {worst} and the model has {vocab} ids: they belong to different models. "
-                "Put the tokenizer.json of this model into its folder."
-            )
-        if len(ids) >= context:
-            problems.append(
-                f"line {prompt.line} ({prompt.name}): {len(ids)} tokens, and the context holds {context}. Shorten it."
-            )
             continue
         limit = min(prompt.max_tokens or max_tokens, context - len(ids))
         text = (
@@ -139,6 +126,20 @@ def encode(prompt: Prompt, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     if not ids:
         raise PromptError("the prompt is empty. Write at least one token.")
     return ids
+
+
+def fit(ids: Sequence[int], vocab: int, context: int, *, typed: bool) -> None:
+    """Raise PromptError where `ids` do not fit the model; ModelError where not the user but a tokenizer made them."""
+    worst = max(ids) if max(ids) >= vocab else min(ids)
+    if not 0 <= worst < vocab and typed:
+        raise PromptError(f"id {worst} is outside the vocabulary of {vocab}")
+    if not 0 <= worst < vocab:
+        raise ModelError(
+            f"the tokenizer makes id {worst} and the model has {vocab} ids: they belong to different models. "
+            "Put the tokenizer.json of this model into its folder."
+        )
+    if len(ids) >= context:
+        raise PromptError(f"the prompt has {len(ids)} tokens, and the context holds {context}. Shorten it.")
 
 
 def typed_ids(text: str) -> tuple[int, ...]:

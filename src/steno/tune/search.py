@@ -35,6 +35,11 @@ MOST_REFINED = 6
 FINAL_SHARE = 0.5
 """At most this share of the time is kept back for the final."""
 
+OVERTIME = 1.25
+"""How far the first round of the final may run over the time: a proof on every prompt is worth a little patience."""
+
+UNTRIED = "not measured: the time ran out before its turn"
+
 Record = TypeVar("Record", Lap, Fidelity, Bytes)
 
 
@@ -139,7 +144,10 @@ class Search:
         self.stage = name
         self.arms += fresh
         for arm in fresh:
-            self._admit(arm)
+            if self.used < limit:
+                self._admit(arm)
+            else:
+                arm.out(Outcome.SLOWER, UNTRIED)
         racing = [*([leader] if leader else []), *fresh]
         heat = Heat(name, self.baseline, self.units)
         done = 0
@@ -171,7 +179,7 @@ class Search:
     def _finalists(self) -> list[Arm]:
         for arm in self.arms:
             if arm.heat is None:
-                arm.out(Outcome.SLOWER, "not measured: the time ran out before its turn")
+                arm.out(Outcome.SLOWER, UNTRIED)
         ranked = sorted((arm for arm in self.arms if arm.alive), key=lambda arm: -arm.ratio)
         for arm in ranked[FINALISTS:]:
             arm.out(Outcome.SLOWER, f"behind the {FINALISTS} finalists")
@@ -187,14 +195,15 @@ class Search:
         try:
             for turn in range(MOST_ROUNDS):
                 for unit in range(len(self.units)):
-                    limit = math.inf if turn == unit == 0 else self.goal.seconds
+                    limit = math.inf if turn == unit == 0 else self.goal.seconds * (1.0 if turn else OVERTIME)
                     self._round(heat, unit, turn, [*(arm for arm in finalists if arm.alive), *others], limit)
         except OutOfTime:
             pass
         count = len(heat.of(self.baseline))
         if count < len(self.units):
             self.notes.append(
-                f"The time allowed for {count} of {len(self.units)} prompts in the final; give more --minutes for all."
+                f"The time allowed for {count} of {len(self.units)} prompts in the final; the rest is not proved. "
+                "Give more --minutes for all."
             )
         return heat
 
