@@ -121,7 +121,11 @@ def requests(count: int, *, vocab: int, seed: int, longest: int = 30, most: int 
     for number in range(count):
         part = [rng.randrange(vocab) for _ in range(rng.randint(1, max(1, longest // 2)))]
         prompt = tuple((part * 3)[: rng.randint(1, longest)])
-        out.append(Request(number=number, prompt=prompt, max_tokens=rng.choice([0, 1, 2, 3, most]), seed=seed, **more))
+        out.append(
+            Request(
+                number=number, prompt=prompt, max_tokens=rng.choice([0, 1, 2, 3, most, most, most]), seed=seed, **more
+            )
+        )
     return out
 
 

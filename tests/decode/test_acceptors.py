@@ -199,7 +199,7 @@ def test_the_loop_keeps_the_joint_law_of_two_tokens(kind, inexact, monkeypatch):
     monkeypatch.setattr(Hostile, "model", model, raising=False)
     monkeypatch.setattr(Budget, "choose", lambda self, drafts: list(drafts))
     warm = Temperature(temperature=4.0)
-    asked = [Request(number=n, prompt=(1, 2), max_tokens=2) for n in range(2000)]
+    asked = [Request(number=n, prompt=(1, 2), max_tokens=2) for n in range(1500)]
     counts = np.zeros((5, 5))
     for done in run(model, asked, warm, Residual(), Hostile(kind=kind), batch=8, costs=FREE):
         counts[done.tokens] += 1

@@ -28,6 +28,7 @@ MODELS = (
     Strict(vocab=24, order=2, seed=4, tree=False, crop=False, width=7),
     Strict(vocab=24, order=1, seed=5, block=4, end=9),
     Strict(vocab=24, order=2, seed=6, inexact=True),
+    Strict(vocab=24, order=2, seed=7, width=1),
 )
 
 
@@ -329,8 +330,8 @@ def test_long_random_runs():
     for _ in range(60):
         model = Strict(
             vocab=rng.choice([2, 5, 24, 100]), order=rng.choice([0, 1, 2, 3]), seed=rng.randrange(100),
-            end=rng.choice([-1, 0, 1]), tree=rng.random() < 0.7, crop=rng.random() < 0.7, width=rng.choice([1, 2, 5, 100]),
-            block=rng.choice([0, 0, 1, 3, 16]), inexact=rng.random() < 0.3,
+            end=rng.choice([-1, 0, 1]), tree=rng.random() < 0.7, crop=rng.random() < 0.7,
+            width=rng.choice([1, 2, 5, 100]), block=rng.choice([0, 0, 1, 3, 16]), inexact=rng.random() < 0.3,
         )  # fmt: skip
         knobs = rng.choice(
             [(), (Temperature(temperature=0.5),), (Repetition(penalty=1.5), Temperature(temperature=1.0))]

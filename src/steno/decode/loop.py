@@ -241,7 +241,7 @@ class Loop:
         for turn in turns:
             # A path of d drafts yields d + 1 tokens and commits d + 1 nodes.
             depth = min(turn.row.left, room[turn.slot]) - 1
-            if depth > 0:
+            if min(depth, width) > 0:
                 draft = drafter.propose(turn.slot, turn.row.ids, width)
                 if draft.tokens:
                     turn.draft = fit(draft, vocab=vocab, width=width, depth=depth, tree=caps.tree)
