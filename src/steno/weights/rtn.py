@@ -43,7 +43,7 @@ class Rtn(WeightsKnob):
 
     card: ClassVar[Card] = CARD
     bits: Annotated[int, OneOf(8, 4)] = 8
-    group: Annotated[int, OneOf(32, 64, 128)] = 64
+    group: Annotated[int, OneOf(32, 64, 128)] = 32
     head: bool = False
     embeddings: bool = False
 
