@@ -12,7 +12,8 @@ from steno.core import Keeps
 from steno.core.errors import CapsError, PromptError
 
 CAPACITY = 64
-FOLLOWS = ["llama", "qwen3", "mixtral", "gpt2", "opt", "mistral", "gemma3"]
+FOLLOWS = ["llama", "mistral", "gpt2"]
+FOLLOWS += [pytest.param(f, marks=pytest.mark.slow) for f in ("qwen3", "mixtral", "opt", "gemma3", "llama4")]
 
 
 class DenseTier:
@@ -94,7 +95,7 @@ def test_contract(loaded, family, check):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", pytest.param("mixtral", marks=pytest.mark.slow)])
 def test_contract_pinned(loaded, family, check):
     """C7 is the point: compressed and speculative is compressed and plain, bit for bit."""
     subject = Subject(model=loaded(family, 8), cache=Blocks())

@@ -22,7 +22,7 @@ from steno.core.errors import CapsError, ModelError, PromptError, StenoError
 from steno.core.tier import CacheSpec, KVShape
 
 from ._recurrent import RecurrentSession
-from ._session import SlotSession
+from ._session import WIDEST, SlotSession
 from ._sight import CURRENT, NAME, Sight
 from ._slots import SlotCache
 from ._step import HFStep
@@ -30,8 +30,11 @@ from ._step import HFStep
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-WIDTHS = (4, 8, 16, 32, 64, 128, 256)
-"""Pinned widths tried, after the one asked for, until rows and columns agree bit for bit."""
+VECTOR = 64
+"""Elements that torch's vectorised CPU loops take at once, at most: two AVX-512 registers of bfloat16."""
+
+GRAIN = 32768
+"""Elements below which torch does not split elementwise work among threads."""
 
 UNBOUNDED = 1 << 20
 """Context of a model whose config names none."""
@@ -113,9 +116,10 @@ class HFModel:
         if not self.width:
             return self._bind(batch, capacity, cache, 0)
         key = (batch, capacity, cache is not None, torch.get_num_threads())
-        for width in [self._lanes[key]] if key in self._lanes else [self.width, *(n for n in WIDTHS if n > self.width)]:
+        known = key in self._lanes
+        for width in [self._lanes[key]] if known else self._widths(batch):
             session = self._bind(batch, capacity, cache, width)
-            if key in self._lanes or session.lanes_agree():
+            if known or session.lanes_agree():
                 self._lanes[key] = width
                 session.chain_exact = Keeps.BITS
                 return session
@@ -173,6 +177,26 @@ class HFModel:
                 hooks.callback(self._watch(layer, hidden).remove)
             logits = self.net(**source, **past, **extra, **few, use_cache=cache is not None).logits
         return logits, hidden
+
+    def _widths(self, batch: int) -> list[int]:
+        """Pinned widths to measure, narrowest first: those whose elementwise work falls into whole vectors.
+
+        On a CPU the last few elements of a tensor, or of a thread's share of it, go through scalar code, whose exp
+        rounds otherwise: rarely enough to slip through a measurement.
+        """
+        sizes = {size for layer in self._layers for weight in layer.parameters() for size in weight.shape}
+        sizes |= {self._shape[1]} if self._shape else set()
+
+        def whole(width: int) -> bool:
+            for count in (batch * width * size for size in sizes):
+                shares = min(torch.get_num_threads(), -(-count // GRAIN))
+                if count % (shares * VECTOR):
+                    return False
+            return True
+
+        widths = range(self.width, WIDEST + 1)
+        fit = [width for width in widths if self.device.type != "cpu" or whole(width)]
+        return fit[:1] + [width for width in fit[1:] if width & (width - 1) == 0]
 
     def _bind(self, batch: int, capacity: int, form: CacheSpec | None, width: int) -> SlotSession:
         tier, size = None, capacity

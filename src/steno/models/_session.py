@@ -6,9 +6,9 @@ after a given past gets the same bits in any column and any row, beside any othe
 bit-identical to width-1 decoding on sessions of the same batch and capacity. Siblings in a tree push an ancestor away
 from slot == position, which reorders sums: trees are only near (specs: decode, pitfall P4).
 
-Equal shapes are not quite enough: a kernel may treat the last rows of a matrix, or of a thread's share of it, by
-other code (MKL does, for fewer than four). So `lanes_agree` measures it at `open`, a width that fails is raised, and a
-session promises bits only where the measurement found them.
+Equal shapes are not quite enough. A kernel may treat the last rows of a matrix, or of a thread's share of it, by other
+code (MKL does, for fewer than four), and so may elementwise loops. So `HFModel.open` raises a width whose work does
+not fall into whole vectors, measures the rest (`lanes_agree`), and promises bits only where the measurement found them.
 """
 
 from collections.abc import Sequence
@@ -177,27 +177,43 @@ class SlotSession:
             seen |= fresh.keys()
         return out
 
+    @torch.inference_mode()
     def lanes_agree(self) -> bool:
-        """Whether every row and column of this empty session's forwards gives the same bits, measured on random tokens.
+        """Whether every row and column of this empty session's forwards gives the same bits, measured on noise.
 
-        All rows hold one text; each token is run in one column and again in the column before it.
+        All rows hold one random past, as long as the open buffer takes, and one random text behind it; each token of
+        the text is run in one column and again in the column before it.
         """
-        batch, texts = self._cache.batch, 1 if self.model.net.dtype == torch.float32 else 3
-        count = min(self._width, *self.room())
+        batch, form = self._cache.batch, self._form
+        top = self.capacity if form is None else max(n for n in range(self.capacity) if not form.due(n)) + 1
+        count = min(self._width, top)
         rng = np.random.default_rng(0)
         parents = np.broadcast_to(np.arange(-1, count - 1, dtype=np.int32), (batch, count))
-        for _ in range(texts):
+        text = rng.integers(0, self.vocab, count, dtype=np.int32)
+        self.forward(Nodes(tokens=np.broadcast_to(text, (batch, count)), parents=parents))
+        seed = torch.Generator().manual_seed(0)
+        agree = True
+        # Few bits hide most differences, so look more often.
+        for _ in range(2 if self.model.net.dtype == torch.float32 else 4):
+            for layer in self._cache.live():
+                for held in layer.pair():
+                    held.copy_(torch.randn(held.shape[1:], generator=seed).expand(held.shape))
+            self._cache.high[:] = self._cache.size
+            self._lengths[:] = top - count
             tokens = np.broadcast_to(rng.integers(0, self.vocab, count, dtype=np.int32), (batch, count))
             first = self.forward(Nodes(tokens=tokens, parents=parents)).logits
-            agree = bool((first == first[:1]).all())
+            agree = agree and bool((first == first[:1]).all())
             if count > 1:
                 self.commit([[0]] * batch)
                 second = self.forward(Nodes(tokens=tokens[:, 1:], parents=parents[:, :-1])).logits
                 agree = agree and bool((second == first[:, 1:]).all())
-                self.crop([0] * batch)
-            if not agree:
-                return False
-        return True
+        for layer in self._cache.live():
+            for held in layer.pair():
+                held.zero_()
+        self._cache.high[:] = 0
+        self._lengths[:] = 0
+        self._last = None
+        return agree
 
     def kv_shape(self) -> tuple[int, int] | None:
         """(key heads, head width), where they are the same in all layers."""
