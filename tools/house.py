@@ -53,8 +53,9 @@ def import_law(source: Path = SOURCE) -> list[str]:
             if room in RANK and other in RANK and other != room and RANK[other] >= RANK[room]:
                 out.append(f"{where}: {room} must not import {other} (core <- ... <- cli)")
             if _is_method(path, source) and other == room:
-                file = source / Path(*words[1:]).with_suffix(".py")
-                if file != path and _is_method(file, source):
+                # `from .b import thing` names steno.room.b.thing: the file is one of the two.
+                files = [source.joinpath(*words[1:end]).with_suffix(".py") for end in (len(words), -1)]
+                if any(file != path and _is_method(file, source) for file in files):
                     out.append(f"{where}: a method must not import its sibling {target}; share a _name.py file")
     return out
 
