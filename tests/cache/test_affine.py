@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tier_contract import Feed, digest, fed, kv_shape, text
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steno.cache._ledger import bits_per_value, resident_bytes
 from steno.cache.affine import Affine
@@ -140,6 +141,30 @@ def test_scratch_is_bounded():
         tier = Affine().open(kv_shape(heads=groups, groups=groups, dim=dim))
         assert tier.page_tokens % 32 == 0
         assert tier.page_tokens * groups * dim * 2 * 4 <= 4 << 20
+
+
+class Widest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operation made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return out
+
+
+def test_attention_never_unfolds_more_than_its_scratch(monkeypatch):
+    monkeypatch.setattr("steno.cache._paged.SCRATCH_BYTES", 64 << 10)
+    feed = Feed(Affine(residual=0, block=32), kv_shape(batch=1, layers=1, dim=32), seeds=[1])
+    feed.grow(0, 8192)
+    q, positions = feed.ask(4)
+    with Widest() as widest:
+        feed.held.attend(0, q, positions, 0.2)
+    # The keys of a page are half of it; those of all 8192 tokens would be 2 MiB.
+    assert 32 << 10 <= widest.bytes <= 64 << 10
 
 
 def test_key_and_value_bits_are_apart():
