@@ -177,22 +177,12 @@ def test_the_exported_folder_means_what_it_says(recipe_file: Path, out: Path) ->
     assert isinstance(stock, LlamaForCausalLM)
     ids = torch.arange(20)[None] * 7 % 320
     meant = models.build(job(recipe_file, out).recipe.shape, 320, 0, seed=9)
-    meant.load_state_dict(export.dequantised(export.stored(trained)))
+    meant.load_state_dict(export.meaning(out / "model", trained))
     with torch.no_grad():
         assert torch.allclose(stock(ids).logits, models.logits(meant, ids), atol=1e-5)
         master = models.logits(trained, ids)
         assert (stock(ids).logits - master).abs().max() < 0.05 * master.abs().max()
         assert torch.allclose(trained(ids).logits, master, atol=1e-6)
-
-
-def test_quantising_rounds_to_the_nearest_of_the_stored_scale() -> None:
-    weight = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [3e-3, 1e-3, -3e-3]])
-    values, scale = export.quantise(weight)
-    assert values.dtype == torch.int8
-    assert scale.dtype == torch.float32
-    assert (values[1] == 0).all()
-    error = (values.float() * scale.float() - weight).abs()
-    assert (error <= scale.float() / 2 + 1e-9).all()
 
 
 def test_bits_of_a_uniform_model_are_log2_of_the_vocabulary() -> None:

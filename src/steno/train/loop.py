@@ -125,6 +125,8 @@ def autocast(device: str) -> contextlib.AbstractContextManager[object]:
     """bfloat16 arithmetic where the machine has it in hardware; float32 elsewhere."""
     if device.startswith("cuda") and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
+    if device == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -52,13 +52,13 @@ def run(
         out / "log.jsonl", out / "curve.png", f"{plan.name}: {models.num_parameters(trained) / 1e6:.1f} M parameters"
     )
     models.save_master(trained, out / "master")
-    ledger = export.export(trained, out / "tokenizer", out / "model")
+    size = export.export(trained, out / "tokenizer", out / "model")
     report = {
         "name": plan.name,
         "parameters": models.num_parameters(trained),
         "unique_tokens": {name: len(stream) for name, stream in packed.train.items()},
         "steps_log": _last(out / "log.jsonl"),
-        "size": asdict(ledger) | {"total": ledger.total},
+        "size": asdict(size) | {"total": size.total},
         "bits_per_byte": _evaluation(plan, trained, packed, out, where) if score else None,
         "device": torch.cuda.get_device_name() if where.startswith("cuda") else "cpu",
         "torch": torch.__version__,
@@ -94,7 +94,7 @@ def _evaluation(
     _talk.print("scoring held-out documents")
     model.eval()
     master = bits_per_byte(lambda ids: models.logits(model, ids), packed, plan.shape.context, device)
-    model.load_state_dict(export.dequantised(export.stored(model)))
+    model.load_state_dict(export.meaning(out / "model", model))
     small = bits_per_byte(lambda ids: models.logits(model, ids), packed, plan.shape.context, device)
     words = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
     xz = {}
