@@ -154,7 +154,8 @@ def test_every_size_renders(rows: int, trials: int, best: int | None):
 def test_headlines():
     run = make_run()
     assert headline(run) == "4.31× the speed of plain decoding, with the same tokens on 12 of 12 prompts."
-    assert headline(make_run(best=None)) == "Plain decoding stays: none of 9 plans tried beat it here."
+    assert headline(make_run(best=None)) == "Plain decoding stays: none of 9 plans beat it here."
+    assert headline(make_run(trials=0)) == "Plain decoding stays: no plan was measured."
     near = replace(run.trials[0], keeps=Keeps.NEAR, rows=(row(1, "", 2.0, same=False),), fidelity=fidelity(0.0034))
     assert headline(replace(run, trials=(near,))) == (
         "4.31× the speed of plain decoding, at a KL of 0.0034 nats per token and 99.1 % the same first choice."

@@ -74,8 +74,8 @@ def render(run: Run) -> str:
 def headline(run: Run) -> str:
     """The result and its promise in one sentence."""
     if run.best is None:
-        tried = f"none of {len(run.trials)} plans tried" if run.trials else "nothing was tried that"
-        return f"Plain decoding stays: {tried} beat it here."
+        count = sum(trial.speed is not None for trial in run.trials)
+        return f"Plain decoding stays: {f'none of {count} plans beat it here' if count else 'no plan was measured'}."
     best = run.trials[run.best]
     gain = f"{times(best.speed.ratio)} the speed of plain decoding" if best.speed else "Chosen without a measured speed"
     if best.compared and best.identical == best.compared:

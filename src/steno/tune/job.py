@@ -165,8 +165,11 @@ def _peer(order: Order, subject: Subject) -> tuple[Arm | None, list[str]]:
         ]
     if order.spec.device == "cuda":
         return None, ["transformers was not measured beside: it runs on the CPU here, the model on the accelerator."]
+    from transformers.utils import logging as chatter
+
     from steno.measure.peers import transformers_generate
 
+    chatter.disable_progress_bar()
     try:
         return transformers_generate(subject.folder, threads=order.spec.threads or usable_cores()), []
     except StenoError as error:

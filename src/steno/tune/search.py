@@ -35,6 +35,9 @@ MOST_REFINED = 6
 FINAL_SHARE = 0.5
 """At most this share of the time is kept back for the final."""
 
+WARM_TOKENS = 16
+"""Tokens of a warm-up pass: a cold engine must not eat the time of the search."""
+
 OVERTIME = 1.25
 """How far the first round of the final may run over the time: a proof on every prompt is worth a little patience."""
 
@@ -132,12 +135,20 @@ class Search:
         return self._found(heat)
 
     def _warm_up(self) -> float:
-        """One uncounted pass of the baseline and the peer; returns the seconds to keep back for the final."""
-        first = self._lap("warm-up", self.baseline, 0)
+        """A short uncounted pass of the baseline and the peer; returns the seconds to keep back for the final."""
+        unit = self.units[0]
+        short = tuple(
+            replace(task, request=replace(task.request, max_tokens=min(WARM_TOKENS, task.request.max_tokens)))
+            for task in unit
+        )
+        first = self._take("warm-up/base", Lap, lambda: self.lab.run(self.base.task(), short))
         if first.error:
-            raise StenoError(f"plain decoding fails on '{self.units[0][0].name}': {first.error}")
-        cost = (1 + FINALISTS) * first.seconds + (self._lap("warm-up", self.peer, 0).seconds if self.peer else 0.0)
-        return min(FINAL_SHARE * self.goal.seconds, 2 * cost * len(self.units))
+            raise StenoError(f"plain decoding fails on '{unit[0].name}': {first.error}")
+        cost = (1 + FINALISTS) * first.seconds
+        if self.peer:
+            cost += self._take("warm-up/peer", Lap, lambda: self.lab.run_peer(short)).seconds
+        whole = sum(task.request.max_tokens for every in self.units for task in every)
+        return min(FINAL_SHARE * self.goal.seconds, cost * whole / sum(task.request.max_tokens for task in short))
 
     def _race(self, name: str, fresh: list[Arm], limit: float, leader: Arm | None = None) -> Arm | None:
         """Race fresh arms, and the leader so far, by successive halving. Returns the fastest that is left."""
