@@ -28,12 +28,15 @@ class CostTable:
 
     Between measured widths cost is a straight line; past the widest it goes on with the last slope, never falling.
 
+    overhead  seconds of a step beside its forward
+
     >>> table = CostTable({1: 1.0, 3: 2.0})
     >>> table.at(1), table.at(2), table.at(5)
     (1.0, 1.5, 3.0)
     """
 
     seconds: Mapping[int, float]
+    overhead: float = 0.0
 
     def __post_init__(self) -> None:
         if 1 not in self.seconds or min(self.seconds) < 1 or min(self.seconds.values()) <= 0:
@@ -127,11 +130,17 @@ class _Record:
 class Budget:
     """Cuts the drafts of one step, and learns from what became of them.
 
+    overhead  seconds of a step beside forward and drafting: saved with every step that drafts make needless
+    making    seconds of making the drafts of a step
+    worth     whether the last choice pays for making its drafts as well; where not, drafting may rest for some steps
     confirm  branching drafts cost a second forward, of their accepted path (a session whose trees are not exact)
     """
 
     def __init__(self, costs: CostTable, widest: int, *, confirm: bool = False) -> None:
         self.costs = [0.0, *(costs.at(w) for w in range(1, widest + 1))]
+        self.overhead = costs.overhead
+        self.making = 0.0
+        self.worth = True
         self.confirm = confirm
         self._records: dict[str, _Record] = {}
 
@@ -142,30 +151,37 @@ class Budget:
         """
         if any(draft.laws is not None for draft in drafts):
             return list(drafts)
-        rate, cut = self._cut(drafts)
+        expected, seconds, cut = self._cut(drafts)
         if self.confirm and any(draft.branches for draft in cut):
             chains = [keep(draft, best_path(draft)) if draft.branches else draft for draft in drafts]
-            chain_rate, chain_cut = self._cut(chains)
-            if chain_rate >= rate:
-                return chain_cut
+            other = self._cut(chains)
+            if other[0] / other[1] >= expected / seconds:
+                expected, seconds, cut = other
+        self.worth = expected / (seconds + self.making) > len(drafts) / (self.costs[1] + self.overhead)
         return cut
 
-    def _cut(self, drafts: Sequence[Draft]) -> tuple[float, list[Draft]]:
-        """The best common width: (tokens per second it should give, the drafts cut to it)."""
+    def _cut(self, drafts: Sequence[Draft]) -> tuple[float, float, list[Draft]]:
+        """The common width with the most tokens per second: (tokens expected, seconds, the drafts cut to it)."""
         ranked = [self._rank(draft) for draft in drafts]
         again = self.confirm and any(draft.branches for draft in drafts)
         gains = ranked[0][1] if len(ranked) == 1 else map(sum, zip_longest(*[g for _, g in ranked], fillvalue=0.0))
         expected = float(len(drafts))
-        best, best_rate = 0, expected / self.costs[1]
+        size, tokens, seconds = 0, expected, self.costs[1] + self.overhead
+        rate = tokens / seconds
         for n, gain in enumerate(gains, 1):
             expected += gain
-            cost = self.costs[n + 1]
+            cost = self.costs[n + 1] + self.overhead
             if again:
                 # The accepted path runs once more: about as many nodes as tokens are expected of a row.
                 cost += self.costs[min(n + 1, round(expected / len(drafts)))]
-            if expected / cost > best_rate:
-                best, best_rate = n, expected / cost
-        return best_rate, [_first(draft, order[:best]) for draft, (order, _) in zip(drafts, ranked, strict=True)]
+            if expected / cost > rate:
+                size, tokens, seconds, rate = n, expected, cost, expected / cost
+        return tokens, seconds, [_first(draft, order[:size]) for draft, (order, _) in zip(drafts, ranked, strict=True)]
+
+    def watch(self, overhead: float, making: float) -> None:
+        """What a step took. Follows the medians, which a pause of the machine does not move."""
+        self.overhead = _toward(self.overhead, overhead)
+        self.making = _toward(self.making, making)
 
     def learn(self, draft: Draft, path: Sequence[int]) -> None:
         """The tokens `path` of `draft` were accepted."""
@@ -206,6 +222,11 @@ class Budget:
             return range(len(reach)), reach
         order = sorted(range(len(reach)), key=lambda i: -reach[i])
         return order, [reach[i] for i in order]
+
+
+def _toward(known: float, seen: float) -> float:
+    """A running median: a step up or down by what was seen."""
+    return known * (1.05 if seen > known else 0.95) if known else seen
 
 
 def _first(draft: Draft, chosen: "range | list[int]") -> Draft:

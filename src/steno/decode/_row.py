@@ -7,6 +7,9 @@ from steno.core.errors import PromptError
 from ._text import Decoder, Tail
 from .base import Completion, Piece, Request, Stats
 
+MOST_REST = 4
+"""Most steps without a draft after drafts that did not pay: cheap where they never do, soon back where they do."""
+
 
 class Row:
     """Ids and ends of one request.
@@ -31,6 +34,7 @@ class Row:
         self._reason = "length" if asked <= capacity + 1 else "context"
         self._decode = decode
         self._tail = None if decode is None else Tail(decode, request.stop)
+        self._declined = self._rest = 0
         if len(self.ids) >= self.end:
             self.finish = self._reason
 
@@ -38,6 +42,18 @@ class Row:
     def left(self) -> int:
         """Tokens that may still come."""
         return self.end - len(self.ids)
+
+    def drafts(self) -> bool:
+        """Whether to ask for a draft: after drafts that were not worth their forward, only now and then."""
+        if self._rest:
+            self._rest -= 1
+            return False
+        return True
+
+    def drafted(self, worth: bool) -> None:
+        """A draft was proposed, and was worth making or not."""
+        self._declined = 0 if worth else self._declined + 1
+        self._rest = min(self._declined // 2, MOST_REST)
 
     def take(self, new: list[int], drafted: int, source: str) -> Piece:
         """Append what the text keeps of `new`, of which the first `drafted` come from a draft; sets `finish`."""

@@ -161,6 +161,8 @@ class Loop:
             step = self._confirm(session, turns)
         pieces = self._settle(session, turns, step)
         done = perf_counter()
+        if self._costs is None and self._budget is not None:
+            self._budget.watch(done - forwarded, drafted - start)
         share = 1.0 / len(turns)
         for turn in turns:
             stats = turn.row.stats
@@ -241,7 +243,7 @@ class Loop:
         for turn in turns:
             # A path of d drafts yields d + 1 tokens and commits d + 1 nodes.
             depth = min(turn.row.left, room[turn.slot]) - 1
-            if min(depth, width) > 0:
+            if min(depth, width) > 0 and turn.row.drafts():
                 draft = drafter.propose(turn.slot, turn.row.ids, width)
                 if draft.tokens:
                     turn.draft = fit(draft, vocab=vocab, width=width, depth=depth, tree=caps.tree)
@@ -251,6 +253,8 @@ class Loop:
                 self._budget = self._calibrate(session, [turn.slot for turn in turns])
             chosen = self._budget.choose([turn.draft for turn in turns])
             for turn, draft in zip(turns, chosen, strict=True):
+                if turn.draft.tokens:
+                    turn.row.drafted(bool(draft.tokens) and self._budget.worth)
                 turn.draft = draft
 
     def _calibrate(self, session: Session, live: list[int]) -> Budget:
