@@ -12,7 +12,7 @@ from steno.cache import CacheKnob
 from steno.cache.affine import Affine
 from steno.cache.window import Window
 from steno.core import Knob, Model, Plan
-from steno.decode import Completion, Request, generate
+from steno.decode import Completion, CostTable, Request, generate
 from steno.decode.draft.lookup import Lookup
 from steno.decode.draft.recycle import Recycle
 from steno.decode.draft.suffix import Suffix
@@ -36,8 +36,11 @@ REQUESTS = [
     Request(number=3, prompt=(60, 61) * 6, max_tokens=25, ignore_eos=True),
 ]
 
+FREE = CostTable({1: 1.0})
+"""Wide forwards cost nothing, so every draft is tried; measured costs would make the tests idle on a busy machine."""
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def pinned(request, tmp_path_factory) -> Model:
     folder = tiny.make(request.param, tmp_path_factory.mktemp("models") / request.param)
     return load(ModelSpec(source=str(folder), backend="hf", pinned=True, width=12, threads=1))
@@ -49,7 +52,7 @@ def greedy(pinned) -> dict[CacheKnob, list[Completion]]:
 
 
 def run(model: Model, *knobs: Knob) -> list[Completion]:
-    return generate(model, REQUESTS, Plan(knobs), batch=3, capacity=128)
+    return generate(model, REQUESTS, Plan(knobs), batch=3, capacity=128, costs=FREE)
 
 
 def ids(done: list[Completion]) -> list[tuple[int, ...]]:
@@ -70,7 +73,8 @@ def test_sampling_with_drafts_and_compression_is_sampling_with_compression(pinne
 
 def test_the_comparison_has_something_to_compare(pinned, greedy):
     """Drafts were accepted and forms changed the text: neither side of the equality is idle."""
-    drafted = run(pinned, FORMS[0], Suffix(min_prob=0.0))
-    assert sum(piece.drafted for done in drafted for piece in done.pieces) > 10
+    for drafter in DRAFTERS:
+        drafted = run(pinned, FORMS[0], drafter)
+        assert sum(piece.drafted for done in drafted for piece in done.pieces) > 3
     texts = [ids(run(pinned)), *map(ids, greedy.values())]
     assert len({tuple(text) for text in texts}) == len(texts)

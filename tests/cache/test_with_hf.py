@@ -35,7 +35,7 @@ PROMPTS = [[5, 9, 23, 71, 40, 11, 3] * 5, [17, 4], [(7 * i * i + 3) % tiny.VOCAB
 WIDTH = 8
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def folder(request, tmp_path_factory) -> Path:
     return tiny.make(request.param, tmp_path_factory.mktemp("models") / request.param)
 
