@@ -103,6 +103,8 @@ def test_tune_end_to_end_beside_transformers(tiny: Path, tmp_path: Path, backend
     prompts.write_text("\n".join(json.dumps(e) for e in entries))
     words = (
         "tune",
+        "--threads",
+        "1",
         tiny,
         "--prompts",
         prompts,
@@ -137,7 +139,20 @@ def test_tune_end_to_end_beside_transformers(tiny: Path, tmp_path: Path, backend
 def test_tuning_with_a_temperature_holds_sampled_ids(tiny: Path, tmp_path: Path):
     prompts = tmp_path / "p.txt"
     prompts.write_text(TEXT)
-    words = ("tune", tiny, "--prompts", prompts, "--minutes", "9", "--max-tokens", "16", "--out", tmp_path / "o")
+    words = (
+        "tune",
+        tiny,
+        "--threads",
+        "1",
+        "--prompts",
+        prompts,
+        "--minutes",
+        "9",
+        "--max-tokens",
+        "16",
+        "--out",
+        tmp_path / "o",
+    )
     ran = steno(*words, "--set", "decode.shape.temperature.temperature=0.8", "--json")
     assert ran.code == 0, ran.err
     run = from_json((tmp_path / "o" / "run.json").read_text(), Run)
@@ -149,7 +164,20 @@ def test_tuning_with_a_temperature_holds_sampled_ids(tiny: Path, tmp_path: Path)
 def test_near_tuning_measures_what_it_changes(tiny: Path, tmp_path: Path):
     prompts = tmp_path / "p.txt"
     prompts.write_text(TEXT)
-    words = ("tune", tiny, "--prompts", prompts, "--backend", "hf", "--minutes", "9", "--max-tokens", "8")
+    words = (
+        "tune",
+        tiny,
+        "--threads",
+        "1",
+        "--prompts",
+        prompts,
+        "--backend",
+        "hf",
+        "--minutes",
+        "9",
+        "--max-tokens",
+        "8",
+    )
     ran = steno(*words, "--keep", "near", "--max-kl", "0.5", "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
     run = from_json((tmp_path / "o" / "run.json").read_text(), Run)
