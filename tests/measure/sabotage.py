@@ -166,6 +166,17 @@ def q_is_not_what_was_sampled_from(monkeypatch):
     monkeypatch.setattr(residual, "accepts", chosen)
 
 
+def laws_of_drafts_lost(monkeypatch):
+    """P9: the loop drops what a draft was sampled from."""
+    fit = loop.fit
+
+    def bare(draft, **limits):
+        draft = fit(draft, **limits)
+        return type(draft)(draft.tokens, draft.parents, draft.scores, None, draft.source)
+
+    monkeypatch.setattr(loop, "fit", bare)
+
+
 def first_twin_walked_past(monkeypatch):
     """The walk takes a child for a child of the node it stands on, whoever its parent is."""
 

@@ -66,6 +66,7 @@ BREAKS = [
     (sabotage.first_twin_walked_past, GREEDY, "ids.tree.1"),
     (sabotage.one_key_per_block, RESIDUAL, "bits.view"),
     (sabotage.end_token_only_stops_the_loop, RESIDUAL, "edge.eos"),
+    (sabotage.laws_of_drafts_lost, RESIDUAL, "bits.laws"),
     (sabotage.coin_of_zero_accepts, RESIDUAL, "law.zero"),
     (sabotage.not_renormalised, RESIDUAL, "law.variation"),
     (sabotage.resampled_from_the_model, RESIDUAL, "law.variation"),

@@ -11,6 +11,7 @@ from steno.core import ROOT, Card, Keeps, Key
 from steno.decode.base import AcceptorKnob, Completion, Draft, Request, View
 
 from ._conform_ids import drafted
+from ._drafts import sample_laws
 from ._lab import Broken, Floats, Found, Lab, Skip, chain, forest, lineage, same
 from ._plain import Past, Rule, forced, without
 from ._watch import Watched
@@ -145,8 +146,45 @@ def view(lab: Lab) -> Found:
     return Found(len(log), {"off_the_text": strays, "max_difference": apart})
 
 
+def laws(lab: Lab) -> Found:
+    """The laws that draft tokens were sampled from reach the acceptor as they were, row by row."""
+    if lab.by_ids:
+        raise Skip("ids are equal, so laws of drafts do not enter")
+    seen = 0
+    inner = Rule(lab.plan).acceptor
+
+    @dataclass(frozen=True, kw_only=True)
+    class Judge(AcceptorKnob):
+        card: ClassVar[Card] = Card(keeps=inner.card.keeps)
+
+        @property
+        def name(self) -> str:
+            return "decode.accept.judge"
+
+        def verify(self, draft: Draft, view: View) -> tuple[list[int], int]:
+            nonlocal seen
+            if draft.tokens:
+                key = view.key(ROOT, "token")
+                rng = np.random.Generator(np.random.Philox(key=Key(seed, key.request, key.position, "draft").bits(128)))
+                want = sample_laws(rng, 4, lab.model.vocab)[: len(draft.tokens)]
+                if draft.laws is None or not np.array_equal(draft.laws, want):
+                    raise Broken(f"prompt {key.request}, position {key.position}: a draft lost the law it came from")
+                seen += 1
+            return inner.verify(draft, view)
+
+    seed = lab.seeds[0]
+    plan = without(drafted(lab, "sampled", seed), "decode.accept").with_knobs(Judge())
+    if lab.open().caps.max_width < 5:
+        raise Skip("this session is too narrow for a draft of four")
+    lab.run(plan, _batch(lab), 3)
+    if not seen:
+        raise Broken("sampled drafts never reached the acceptor")
+    return Found(seen)
+
+
 CHECKS = {
     "bits.chain": logits_equal("chain"),
     "bits.tree": logits_equal("tree"),
     "bits.view": view,
+    "bits.laws": laws,
 }

@@ -66,7 +66,7 @@ def tensors(root: object) -> "Iterable[Tensor]":
             continue
         seen.add(id(item))
         if isinstance(item, torch.Tensor):
-            yield item
+            yield cast("Tensor", item)
         elif isinstance(item, Mapping):
             todo.extend(cast(Mapping[object, object], item).values())
         elif isinstance(item, list | tuple | set | frozenset):
