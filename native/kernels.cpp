@@ -70,6 +70,17 @@ void scale(float* x, float by, int n) {
   for (int j = 0; j < n; j++) x[j] = x[j] * by;
 }
 
+// Tile shapes: few rows of activations read many panels at once to keep memory busy, many rows reuse what they have read.
+#if defined(__AVX512F__)
+constexpr int WIDE = 4, WIDE_ROWS = 4, TALL = 2, TALL_ROWS = 8;
+#else
+constexpr int WIDE = 2, WIDE_ROWS = 2, TALL = 1, TALL_ROWS = 4;
+#endif
+
+// Bytes to ask for ahead of use on the first pass over a panel. With several rows of activations the processor cannot
+// look far enough ahead by itself to keep memory busy: without this, 8 rows cost 2.5 times one row instead of 1.4.
+template <int NR> constexpr int AHEAD = NR == WIDE ? 2048 : 4096;
+
 // ---- int8 products. Integer sums are exact, so only the last line of `tile_i8` has to be the same everywhere.
 
 // One panel's bytes for four columns, prepared for use with several rows of activations.
@@ -164,7 +175,11 @@ INL void tile_i8(const Matrix& w, int p, const int8_t* x, size_t stride, const f
     }
   for (int k = 0; k < w.kp; k += 4) {
     Bytes b[NR];
-    for (int r = 0; r < NR; r++) b[r] = bytes(base + r * panel + (size_t)k * PANEL);
+    for (int r = 0; r < NR; r++) {
+      const int8_t* at = base + r * panel + (size_t)k * PANEL;
+      if (m0 == 0) __builtin_prefetch(at + AHEAD<NR>);
+      b[r] = bytes(at);
+    }
     for (int m = 0; m < M; m++)
       for (int r = 0; r < NR; r++) acc[r][m] = dot4(acc[r][m], b[r], x + m * stride + k);
   }
@@ -195,7 +210,11 @@ INL void tile_f32(const Matrix& w, int p, const float* x, size_t stride, const f
       for (int m = 0; m < M; m++) acc[r][m] = set(0.0f);
     for (int k = k0; k < k1; k++) {
       F wv[NR];
-      for (int r = 0; r < NR; r++) wv[r] = load(base + r * panel + (size_t)k * PANEL);
+      for (int r = 0; r < NR; r++) {
+        const float* at = base + r * panel + (size_t)k * PANEL;
+        if (m0 == 0) __builtin_prefetch((const char*)at + AHEAD<NR>);
+        wv[r] = load(at);
+      }
       for (int m = 0; m < M; m++) {
         F xv = set(x[m * stride + k]);
         for (int r = 0; r < NR; r++) acc[r][m] = fma(wv[r], xv, acc[r][m]);
@@ -213,13 +232,6 @@ INL void tile_f32(const Matrix& w, int p, const float* x, size_t stride, const f
     }
   }
 }
-
-// Tile shapes: few rows of activations read many panels at once to keep memory busy, many rows reuse what they have read.
-#if defined(__AVX512F__)
-constexpr int WIDE = 4, WIDE_ROWS = 4, TALL = 2, TALL_ROWS = 8;
-#else
-constexpr int WIDE = 2, WIDE_ROWS = 2, TALL = 1, TALL_ROWS = 4;
-#endif
 
 #define STENO_MATMUL(name, tile, T)                                                                                     \
   template <int NR>                                                                                                     \
