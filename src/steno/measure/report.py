@@ -52,7 +52,7 @@ def render(run: Run) -> str:
             _header(run, best),
             _tiles(run, best),
             _picture(run),
-            _prompts(best),
+            _prompts(best) if run.best is not None else "",
             f'<div class="pair">{_acceptance(best)}{_memory(run, best)}</div>',
             _texts(best),
             _peers(run, best),
@@ -118,14 +118,22 @@ def _tiles(run: Run, best: Trial) -> str:
     base = run.baseline.speed
     if best.speed and base:
         interval = f"95 % interval {best.speed.ratio_low:.2f} to {best.speed.ratio_high:.2f}"
-        tiles.append(("speed-up over plain", times(best.speed.ratio), interval if run.best is not None else "", "good"))
-        tiles.append(("tokens per second", f"{best.speed.tokens_per_s:,.0f}", f"plain: {base.tokens_per_s:,.0f}", ""))
+        if run.best is not None:
+            tiles.append(("speed-up over plain", times(best.speed.ratio), interval, "good"))
+        tiles.append(
+            (
+                "tokens per second",
+                f"{best.speed.tokens_per_s:,.0f}",
+                f"plain: {base.tokens_per_s:,.0f}" if run.best is not None else "plain decoding",
+                "",
+            )
+        )
     for peer in run.peers:
         if best.speed and peer.speed.tokens_per_s:
             ratio = best.speed.tokens_per_s / peer.speed.tokens_per_s
             note = f"{peer.speed.tokens_per_s:,.0f} tokens per second"
             tiles.append((f"over {peer.name}", times(ratio), note, "good" if ratio > 1 else ""))
-    if best.compared:
+    if best.compared and run.best is not None:
         kind = "good" if best.identical == best.compared else "bad" if best.keeps.covers(Keeps.TOKENS) else ""
         tiles.append(("identical prompts", f"{best.identical} of {best.compared}", "ids compared one by one", kind))
     if best.fidelity is not None:
@@ -207,7 +215,8 @@ def _acceptance(best: Trial) -> str:
 
 
 def _memory(run: Run, best: Trial) -> str:
-    rows = [(name, _parts(b)) for name, b in (("plain", run.baseline.bytes), ("chosen", best.bytes)) if b is not None]
+    held = [("plain", run.baseline.bytes), *([("chosen", best.bytes)] if run.best is not None else [])]
+    rows = [(name, _parts(b)) for name, b in held if b is not None]
     if not rows:
         picture = '<p class="quiet">Memory was not measured in this run.</p>'
     else:
