@@ -24,8 +24,8 @@ FREE = CostTable({1: 1.0})
 
 DRAFTERS = (
     Lookup(),
-    Lookup(max_ngram=5, min_ngram=2, num_tokens=64),
-    Suffix(),
+    Lookup(max_ngram=3, min_ngram=2, num_tokens=4),
+    Suffix(alpha=1.0),
     Suffix(tree=True, alpha=4.0, offset=3, max_depth=8, max_requests=2),
     Recycle(),
 )

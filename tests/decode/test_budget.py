@@ -12,6 +12,7 @@ from steno.decode._budget import Budget
 from steno.decode._trim import fit, keep
 from steno.decode.base import Draft
 from steno.decode.draft.lookup import Lookup
+from steno.decode.draft.recycle import Recycle
 
 LINE = CostTable({1: 1.0, 257: 257.0})
 
@@ -143,7 +144,7 @@ def test_choices_follow_from_costs_alone_and_never_touch_the_output():
 
 def test_a_drafter_that_is_always_wrong_is_left_alone():
     model = Strict(vocab=200, order=0, seed=4)
-    (done,) = run(model, requests(1, vocab=200, seed=0)[:0] or [asked_long()], Lookup(), costs=LINE)
+    (done,) = run(model, [asked_long()], Lookup(), costs=LINE)
     assert done.stats.drafted == 0
     assert done.stats.passes == 80
 
@@ -152,6 +153,46 @@ def asked_long():
     from steno.decode import Request
 
     return Request(number=0, prompt=(1, 2, 1, 2, 1), max_tokens=80)
+
+
+def test_what_a_step_saves_counts_and_so_does_what_drafting_takes():
+    costs = {1: 1.0, 2: 1.5, 64: 60.0}
+    assert sizes(Budget(CostTable(costs), 64), chain(9, 0.4)) == [0]
+    assert sizes(Budget(CostTable(costs, overhead=2.0), 64), chain(9, 0.4)) == [1]
+    budget = Budget(CostTable(costs, overhead=2.0), 64)
+    assert sizes(budget, chain(9, 0.6))[0] > 0 and budget.worth
+    for _ in range(200):
+        budget.watch(2.0, 4.0)
+    # Made drafts are used, but the next ones may as well not be made.
+    assert sizes(budget, chain(9, 0.6))[0] > 0 and not budget.worth
+
+
+def test_the_running_medians_shrug_at_a_pause():
+    budget = Budget(LINE, 4)
+    for i in range(500):
+        budget.watch(1e-4 if i % 10 else 3.0, 1e-5)
+    assert 0.8e-4 < budget.overhead < 1.6e-4
+    assert 0.8e-5 < budget.making < 1.2e-5
+
+
+def test_drafting_rests_where_it_does_not_pay_and_comes_back(monkeypatch):
+    """Never more than four steps without a draft, and no rest at all once drafts pay."""
+    asked = []
+
+    class Watched(type(Recycle().open(1, 1))):
+        def propose(self, row, ids, budget):
+            asked.append(len(ids))
+            return super().propose(row, ids, budget)
+
+    monkeypatch.setattr(Recycle, "open", lambda self, rows, vocab: Watched(vocab))
+    model = Strict(vocab=20, order=1, seed=4)
+    (done,) = run(model, [asked_long()], Recycle(), costs=CostTable({1: 1.0, 2: 3.0}))
+    assert done.stats.passes == 80 and done.stats.drafted == 0
+    assert max(b - a for a, b in pairwise(asked)) == 5
+    assert len(asked) < 40
+    asked.clear()
+    (done,) = run(model, [asked_long()], Recycle(), costs=FREE)
+    assert len(asked) == done.stats.passes - (done.pieces[-1].drafted == 0)
 
 
 def test_keep_and_fit_by_hand():

@@ -221,7 +221,7 @@ def test_suffix_takes_the_best_sum_and_its_budget_grows_with_the_match():
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     for length in (1, 3, 6):
         prompt = [*text, 0, *text[:length]]
-        assert drafted(Suffix(), prompt).tokens == tuple(text[length : 2 * length])
+        assert drafted(Suffix(alpha=1.0), prompt).tokens == tuple(text[length : 2 * length])
         assert drafted(Suffix(alpha=2.0, offset=1), prompt).tokens == tuple([*text, 0, *text][length : 3 * length + 1])
     assert drafted(Suffix(alpha=0.0), prompt).tokens == ()
     assert len(drafted(Suffix(num_tokens=2), prompt).tokens) == 2

@@ -20,13 +20,13 @@ CARD = Card(keeps="bits", breaks=("decode.draft",))
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup(DrafterKnob):
-    """Drafts up to `num_tokens` tokens after a match of `max_ngram` to `min_ngram` tokens."""
+    """Drafts up to `num_tokens` tokens after a match of `max_ngram` to `min_ngram` tokens; the loop keeps what pays."""
 
     card: ClassVar[Card] = CARD
 
-    max_ngram: Annotated[int, Span(1, 16, "tokens")] = 3
+    max_ngram: Annotated[int, Span(1, 16, "tokens")] = 5
     min_ngram: Annotated[int, Span(1, 16, "tokens")] = 1
-    num_tokens: Annotated[int, Span(1, 255, "tokens")] = 10
+    num_tokens: Annotated[int, Span(1, 255, "tokens")] = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,13 +31,16 @@ NEWEST = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Suffix(DrafterKnob):
-    """`tree` drafts a tree in place of its best path; `max_requests` outputs are remembered, 0 for none."""
+    """`tree` drafts a tree in place of its best path; `max_requests` outputs are remembered, 0 for none.
+
+    `alpha` is generous, because the loop keeps of a draft what pays.
+    """
 
     card: ClassVar[Card] = CARD
 
     max_depth: Annotated[int, Span(1, 256, "tokens")] = 64
     num_tokens: Annotated[int, Span(1, 255, "tokens")] = 64
-    alpha: Annotated[float, Span(0.0, 16.0)] = 1.0
+    alpha: Annotated[float, Span(0.0, 16.0)] = 4.0
     offset: Annotated[int, Span(0, 64, "tokens")] = 0
     min_prob: Annotated[float, Span(0.0, 1.0)] = 0.1
     max_requests: Annotated[int, Span(0, 100_000, "requests")] = 512
