@@ -8,15 +8,16 @@ demo: $(SETUP)            ## from nothing to a measured, proved table on the bun
 	.venv/bin/steno tune nib --keep tokens --minutes 3 --out demo --force
 
 test: $(SETUP)            ## the test suite, offline
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 
-check: $(SETUP)           ## what CI runs
+check: $(SETUP)           ## what CI runs: the house, the tests, the long properties
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright
 	$(PY) tools/docs.py --check
 	$(PY) tools/house.py
 	$(MAKE) --no-print-directory test
+	$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 bench: $(SETUP)           ## speed beside the peers, as ratios taken in one run
 	$(PY) tools/bench.py

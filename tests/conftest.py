@@ -1,6 +1,7 @@
-"""Settings for every test: offline, two threads at most, no colours."""
+"""Settings for every test: offline, one compute thread, no colours."""
 
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# More threads than free cores wait for each other at every small operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
