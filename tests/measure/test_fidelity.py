@@ -1,13 +1,18 @@
 """Fidelity against sums by hand, a naive oracle, and models whose distance is known."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from steno.cache.affine import Affine
+from steno.cache.window import Window
 from steno.core import Plan
 from steno.core.errors import ModelError, PromptError
 from steno.measure.fidelity import Side, divergence, exact_kl, fidelity, log_softmax, lumped_kl, paired
+from steno.models import ModelSpec, load
 from steno.models.table import TableModel
 
 TEXTS = [[int(i) for i in np.random.default_rng(s).integers(0, 24, n)] for s, n in enumerate((40, 2, 150))]
@@ -142,6 +147,47 @@ def test_forcing_stays_within_room():
     assert sum(w for _, w in widths) == len(TEXTS[0]) - 1
     assert all(at % 5 + width <= 5 for at, width in widths)
     assert max(w for _, w in widths) == 5
+
+
+def test_greedy_continuations_are_compared():
+    one, two = TableModel(vocab=24, seed=0), noisy(0.2)
+    texts = [t[:5] for t in TEXTS if len(t) > 4]
+    got = fidelity(Side(one), Side(two), texts, continue_tokens=12)
+    assert got.continued == 12
+    want = []
+    for text in texts:
+        a, b = list(text), list(text)
+        for _ in range(12):
+            a.append(int(one.row(a).argmax()))
+            b.append(int(two.row(b).argmax()))
+        want.append(divergence(a[5:], b[5:]))
+    assert got.divergence == tuple(want)
+    assert got.identical == want.count(None)
+    assert any(at is not None for at in want)
+
+
+@pytest.mark.slow
+def test_a_compressed_cache_is_nearer_with_more_bits(tmp_path):
+    """Forcing goes through the cache form: more bits, less KL; a window that holds everything, none at all."""
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+    import tiny
+
+    model = load(
+        ModelSpec(source=str(tiny.make("llama", tmp_path / "m")), backend="hf", pinned=True, width=8, threads=1)
+    )
+    texts = [[int(i) for i in np.random.default_rng(s).integers(0, tiny.VOCAB, 60)] for s in range(2)]
+
+    def distance(form):
+        return fidelity(Side(model), Side(model, Plan((form,))), texts)
+
+    fine, coarse = (
+        distance(Affine(key_bits=b, value_bits=b, group=8, value_group=8, residual=8, block=8)) for b in (8, 2)
+    )
+    assert 0 < fine.kl_mean < 1e-3 < coarse.kl_mean
+    assert coarse.top1 < fine.top1
+    narrow, wide = (distance(Window(sinks=2, window=w, block=4)) for w in (8, 64))
+    assert wide.kl_max < 1e-9 < 1e-2 < narrow.kl_max
 
 
 def test_divergence():

@@ -2,7 +2,10 @@
 
 import pytest
 
-from steno.measure.speed import Arm, Timing, race, ratio_interval
+from steno.core import Plan, make_knob
+from steno.decode import CostTable
+from steno.measure.speed import Arm, Timing, plan_arm, race, ratio_interval
+from steno.models.table import TableModel
 
 
 def scripted(name, log, seconds, tokens=10, prefill=1.0):
@@ -94,3 +97,27 @@ def test_ticks_once_per_pass():
     ticks = []
     race([scripted("a", [], lambda key, n: 1.0)], PROMPTS, max_tokens=1, repeats=2, tick=lambda: ticks.append(1))
     assert len(ticks) == 7
+
+
+def test_a_plan_as_an_arm():
+    model = TableModel(vocab=12, seed=1, order=1)
+    plan = Plan((make_knob("decode.draft.lookup", {}),))
+    costs = CostTable({1: 1.0, 2: 1.0})
+    arms = [plan_arm("plain", model), plan_arm("lookup", model, plan, costs=costs)]
+    got = race(arms, [[1, 2, 3], [4, 5]], max_tokens=30, repeats=2)
+    for p in range(2):
+        assert got.tokens(0, p) == got.tokens(1, p)
+        assert len(got.tokens(0, p)) == 30
+    drafted = got.passes[1][0][0].completion
+    assert drafted is not None
+    assert drafted.stats.accepted > 0
+    assert [s.name for s in got.speeds] == ["plain", "lookup"]
+    assert all(s.tokens == s.decoded == 60 and s.decode_s > 0 for s in got.speeds)
+
+
+def test_an_arm_ends_at_end_tokens_unless_told_to_go_on():
+    free = plan_arm("a", TableModel(vocab=24, seed=1)).run([1, 2], 12).tokens
+    ended = TableModel(vocab=24, seed=1, end=free[4])
+    cut = free.index(free[4]) + 1
+    assert plan_arm("a", ended).run([1, 2], 12).tokens == free[:cut]
+    assert plan_arm("a", ended, ignore_eos=True).run([1, 2], 12).tokens == free

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from steno.core import Plan
+from steno.core import Keeps, Plan
 from steno.decode.base import Completion
 
 from ._drafts import Scripted
@@ -59,9 +59,11 @@ def compare(lab: Lab, seed: int, done: Sequence[Completion]) -> None:
         at = divergence(got, want)
         if at is not None:
             expected, came = (str(t[at]) if at < len(t) else "the end" for t in (want, got))
+            near = lab.open().caps.chain_exact is Keeps.NEAR
             raise Broken(
                 f"prompt {number} ({len(lab.prompts[number])} tokens), seed {seed}: position {at} is {came}, "
                 f"plain decoding gives {expected}"
+                + (". This session's rounding depends on shapes; pin them with --pinned." if near else "")
             )
 
 
