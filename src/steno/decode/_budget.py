@@ -18,6 +18,9 @@ from steno.core import PAD, ROOT, Nodes, Session
 from ._trim import EMPTY, best_path, depths, keep, scores
 from .base import Draft
 
+PATIENCE = 0.25
+"""Seconds after which a width is measured no more often: large models pause less, and small ones are still precise."""
+
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -81,7 +84,7 @@ class CostTable:
             nodes = Nodes(tokens=tokens, parents=parents)
             laps: list[float] = []
             # One unmeasured lap: buffers grow on the first forward of a width.
-            for _ in range(repeats + 1):
+            while len(laps) <= repeats and (len(laps) < 2 or sum(laps) < PATIENCE):
                 start = perf_counter()
                 step = session.forward(nodes)
                 step.argmax  # noqa: B018
