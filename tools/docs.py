@@ -3,6 +3,7 @@
 `--check` writes nothing and exits 1 where a file is not what it would write.
 """
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -63,9 +64,26 @@ def _page(name: str, entry: index.Entry) -> str:
             lines.append(f"* {key}: {', '.join(_words(card, key))}")
     if entry["fields"]:
         lines += ["", "| field | type and range | default |", "|---|---|---|"]
-        lines += [f"| `{f}` | `{note}` | `{default}` |" for f, (note, default) in entry["fields"].items()]
+        lines += [f"| `{f}` | {_note(note)} | `{default}` |" for f, (note, default) in entry["fields"].items()]
     lines += ["", "## Evidence", "", *_evidence(name)]
     return "\n".join(lines) + "\n"
+
+
+def _note(text: str) -> str:
+    """An annotation for a reader: `Annotated[int, Span(1, 8, 'tokens')]` as "int, 1 to 8 tokens"."""
+    node = ast.parse(text, mode="eval").body
+    if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "Annotated":
+        return f"`{text}`"
+    kind, *rules = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    words = [ast.unparse(kind).replace("|", "or")]
+    for rule in rules:
+        if isinstance(rule, ast.Call):
+            values = [ast.unparse(a).strip("'") for a in rule.args]
+            if ast.unparse(rule.func) == "OneOf":
+                words.append("one of " + " ".join(values))
+            else:
+                words.append(f"{values[0]} to {values[1]} {' '.join(values[2:])}".rstrip())
+    return ", ".join(words)
 
 
 def _evidence(name: str) -> list[str]:

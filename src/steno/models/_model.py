@@ -94,8 +94,12 @@ class HFModel:
         ids = self.config.eos_token_id if ids is None else ids
         return frozenset() if ids is None else frozenset(ids if isinstance(ids, list) else [ids])
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         how = (torch.__version__, transformers.__version__, self.device.type, torch.get_num_threads(), self.width)
         digest = blake2b(repr(how).encode() + self.config.to_json_string().encode(), digest_size=16)
         for name, tensor in sorted(self.net.state_dict().items()):
