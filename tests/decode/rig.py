@@ -148,7 +148,7 @@ class Hostile(DrafterKnob):
 
 Hostile.__module__ = "steno.decode.draft.hostile"
 
-KINDS = ("random", "tree", "end", "outside", "long", "twins", "muddle", "truth", "forest", "flaky", "decoy")
+KINDS = ("random", "tree", "end", "outside", "long", "twins", "muddle", "truth", "forest", "flaky", "decoy", "sampled")
 
 
 class _Hostile:
@@ -196,6 +196,16 @@ class _Hostile:
                 return Draft((*some[:3], -5, *some[3:5], vocab), (2, -1, -7, -1, 1, 9, 1))
             case "truth":
                 return Draft.chain(self.truth(ids, 12))
+            case "sampled":
+                # Two children without replacement, and one below the first, all with their laws.
+                laws = np.zeros((3, vocab), np.float32)
+                laws[0] = laws[2] = np.arange(1, vocab + 1) / (vocab * (vocab + 1) / 2)
+                laws[1] = laws[0]
+                first, third = rng.choices(range(vocab), laws[0], k=2)
+                laws[1, first] = 0
+                laws[1] /= laws[1].sum()
+                second = rng.choices(range(vocab), laws[1])[0]
+                return Draft((first, second, third), (-1, -1, 0), (0.9, 0.1, 0.5), laws, "sampled")
             case "decoy":
                 one, two = self.truth(ids, 2)
                 return Draft((two, one, two), (-1, -1, 1))

@@ -191,11 +191,17 @@ def test_noise_is_a_function_of_the_key_and_is_standard_gumbel():
     np.testing.assert_allclose(noise[:2], [-0.4940163212475754, -0.3028418282449213], rtol=1e-14)
 
 
-@pytest.mark.parametrize(("kind", "inexact"), [("tree", False), ("twins", False), ("flaky", False), ("tree", True)])
-def test_the_loop_keeps_the_joint_law_of_two_tokens(kind, inexact, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "inexact", "trees"),
+    [
+        ("tree", False, True), ("twins", False, True), ("flaky", False, True), ("tree", True, True),
+        ("sampled", False, True), ("sampled", True, True), ("sampled", False, False),
+    ],
+)  # fmt: skip
+def test_the_loop_keeps_the_joint_law_of_two_tokens(kind, inexact, trees, monkeypatch):
     from steno.decode._budget import Budget
 
-    model = Strict(vocab=5, order=0, seed=8, inexact=inexact)
+    model = Strict(vocab=5, order=0, seed=8, inexact=inexact, tree=trees)
     monkeypatch.setattr(Hostile, "model", model, raising=False)
     monkeypatch.setattr(Budget, "choose", lambda self, drafts: list(drafts))
     warm = Temperature(temperature=4.0)

@@ -18,9 +18,8 @@ class Row:
     """
 
     def __init__(
-        self, ticket: int, request: Request, *, capacity: int, vocab: int, eos: frozenset[int], decode: Decoder | None
+        self, ticket: int, request: Request, *, capacity: int, eos: frozenset[int], decode: Decoder | None
     ) -> None:
-        check(request, capacity, vocab, decode)
         self.ticket = ticket
         self.request = request
         self.ids = list(request.prompt)
@@ -32,7 +31,6 @@ class Row:
         asked = len(self.ids) + request.max_tokens
         self.end = min(asked, capacity + 1)
         self._reason = "length" if asked <= capacity + 1 else "context"
-        self._decode = decode
         self._tail = None if decode is None else Tail(decode, request.stop)
         self._declined = self._rest = 0
         if len(self.ids) >= self.end:

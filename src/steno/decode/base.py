@@ -168,7 +168,12 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Tokens a request gained in one step: for streaming, and for showing which of them were drafted."""
+    """Tokens a request gained in one step: for streaming, and for showing which of them were drafted.
+
+    drafted  how many of the first tokens were drafted
+    source   which drafter; "" where none were
+    text     what became certain with these tokens; may lag behind them, and may be empty
+    """
 
     number: int
     tokens: tuple[int, ...]
@@ -179,7 +184,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What came of a request. `finish` is "eos", "stop", "length" or "context"."""
+    """What came of a request.
+
+    tokens  ids that came, the end token, and those that completed a stop string, included
+    text    without the end token, and cut before the stop string
+    finish  "eos", "stop", "length" or "context"
+    """
 
     request: Request
     tokens: tuple[int, ...]

@@ -12,6 +12,7 @@ share nothing but the forward.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -49,12 +50,15 @@ def generate(
 
     Raises PromptError for a request that cannot be served (before anything runs) and PlanError for a plan that does
     not fit.
+
+    >>> from steno.models import ModelSpec, load
+    >>> (done,) = generate(load(ModelSpec(source="table:16:0")), [Request(number=0, prompt=(1, 2), max_tokens=3)])
+    >>> len(done.tokens), done.finish
+    (3, 'length')
     """
     if capacity is None:
         capacity = max((len(r.prompt) + max(r.max_tokens, 0) for r in requests), default=1)
     loop = Loop(model, plan, batch=min(batch, max(len(requests), 1)), text=text, costs=costs, capacity=capacity)
-    for request in requests:
-        check(request, loop.capacity, model.vocab, text)
     tickets = [loop.submit(request) for request in requests]
     for piece in loop:
         if on_piece is not None:
@@ -197,9 +201,7 @@ class Loop:
         """The next request that has anything to do."""
         while self._queue:
             ticket, request = self._queue.popleft()
-            row = Row(
-                ticket, request, capacity=self.capacity, vocab=self.model.vocab, eos=self.model.eos, decode=self._text
-            )
+            row = Row(ticket, request, capacity=self.capacity, eos=self.model.eos, decode=self._text)
             if not row.finish:
                 return row
             self.completed[ticket] = row.complete()
@@ -227,7 +229,7 @@ class Loop:
             if self._drafter is not None:
                 self._drafter.start(slot, row.request)
 
-    @property
+    @cached_property
     def _confirms(self) -> bool:
         """Whether a branching draft is less exact than a chain here."""
         caps = cast(Session, self._session).caps
