@@ -104,7 +104,11 @@ nb::object prefill(Session& s, const std::vector<std::vector<int32_t>>& prompts,
   float* p = last ? out.get(s.rows() * s.vocab_stride) : nullptr;
   {
     nb::gil_scoped_release release;
-    s.prefill(prompts, p);
+    // A long prompt takes a while: let Ctrl-C through. Whoever waits for the model's lock has let go of the interpreter's.
+    s.prefill(prompts, p, [] {
+      nb::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals()) throw nb::python_error();
+    });
   }
   if (!last) return nb::none();
   return nb::cast(view<float, 2>(out.memory, p, {(size_t)s.rows(), (size_t)s.model->c.vocab}, {(int64_t)s.vocab_stride, 1}));
@@ -222,8 +226,8 @@ NB_MODULE(_engine, mod) {
       .def("prefill", &prefill)
       .def("forward", &forward, "tokens"_a.noconvert(), "parents"_a.noconvert(), "positions"_a.noconvert().none(), "visible"_a.noconvert().none(),
            "embeds"_a.noconvert().none(), "low"_a, "high"_a, "logits"_a, "hidden"_a)
-      .def("commit", [](Session& s, const std::vector<std::vector<int>>& paths) { s.commit(paths); })
-      .def("crop", [](Session& s, const std::vector<int>& lengths) { s.crop(lengths); })
+      .def("commit", &Session::commit, nb::call_guard<nb::gil_scoped_release>())
+      .def("crop", &Session::crop, nb::call_guard<nb::gil_scoped_release>())
       .def("logits", &logits)
       .def("best", &best)
       .def("hidden", &hidden)

@@ -565,7 +565,7 @@ void Session::forward(const Request& r) {
   full_ = r.low == 0 && r.high == model->c.layers;
 }
 
-void Session::prefill(const std::vector<std::vector<int32_t>>& prompts, float* last) {
+void Session::prefill(const std::vector<std::vector<int32_t>>& prompts, float* last, const std::function<void()>& breathe) {
   std::lock_guard<std::mutex> guard(model->lock);
   const Config& c = model->c;
   if ((int)prompts.size() != rows())
@@ -615,6 +615,7 @@ void Session::prefill(const std::vector<std::vector<int32_t>>& prompts, float* l
       accept(b, chain.data(), taken[b]);
       done[b] += taken[b];
     }
+    if (more) breathe();
   }
 }
 

@@ -1,6 +1,7 @@
 // A model bound to rows of tokens: committed keys and values, and the last forward's nodes beside them.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -29,7 +30,8 @@ class Session {
   std::unique_ptr<Session> fork(const std::vector<int>& rows);
 
   // Chains of tokens, committed as they are computed. `last`: logits [rows, vocab] after each row's last token, or null.
-  void prefill(const std::vector<std::vector<int32_t>>& prompts, float* last);
+  // `breathe` is called between pieces and may throw, which leaves the pieces done so far committed.
+  void prefill(const std::vector<std::vector<int32_t>>& prompts, float* last, const std::function<void()>& breathe);
   void forward(const Request& r);
   void commit(const std::vector<std::vector<int>>& paths);
   void crop(const std::vector<int>& lengths);
