@@ -37,6 +37,13 @@ class Affine(CacheKnob):
     """A `residual` of the session's capacity changes nothing; a `value_group` above the head width means all of it."""
 
     card: ClassVar[Card] = CARD
+    points: ClassVar = (
+        {"key_bits": 8, "value_bits": 8, "residual": 32, "block": 32},
+        {"residual": 32, "block": 32},
+        {"key_bits": 4, "value_bits": 2, "residual": 32, "block": 32},
+        {"key_bits": 3, "value_bits": 3, "residual": 32, "block": 32},
+        {"key_bits": 2, "value_bits": 2, "residual": 32, "block": 32},
+    )
 
     key_bits: Annotated[int, OneOf(8, 4, 3, 2)] = 4
     value_bits: Annotated[int, OneOf(8, 4, 3, 2)] = 4

@@ -32,6 +32,7 @@ class Window(CacheKnob):
     """`window` of at least the model's context changes nothing."""
 
     card: ClassVar[Card] = CARD
+    points: ClassVar = ({"window": 512}, {"window": 256}, {"window": 128, "block": 32})
 
     sinks: Annotated[int, Span(0, 1024, "tokens")] = 4
     window: Annotated[int, Span(1, 1 << 24, "tokens")] = 1024

@@ -55,9 +55,13 @@ Rule = Span | OneOf
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """Base of every knob. Rooms derive one abstract knob with the room's verb; methods derive final ones."""
+    """Base of every knob. Rooms derive one abstract knob with the room's verb; methods derive final ones.
+
+    points  settings that the method's evidence covers, one comparison each
+    """
 
     card: ClassVar[Card]
+    points: ClassVar[tuple[dict[str, Value], ...]] = ({},)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)

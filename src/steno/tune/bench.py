@@ -3,6 +3,7 @@
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
+                      (pinned shapes)
     weights.*         paired fidelity of the compressed folder to its source, real bits per weight
 
 A verdict is one of four words: `holds`, `does not hold`, `measured` (nothing was promised), `not testable here`.
@@ -54,9 +55,10 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a comparison runs on."""
+    """What a comparison runs on. `points` are the method in the settings to compare, `knob` as it is by default."""
 
     knob: Knob
+    points: tuple[Knob, ...]
     subject: Subject
     spec: ModelSpec
     tasks: tuple[Task, ...]
@@ -79,19 +81,22 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     knob = next((k for k in settings.knobs if k.name == name), None) or knob_class(name)()
     room = name.partition(".")[0]
     if spec.backend == "auto" and room in FORMATS and not spec.source.startswith("table:"):
-        spec = replace(spec, backend=FORMATS[room])
+        # Pinned, so that a difference between drafted and plain decoding can only be the cache's doing.
+        spec = replace(spec, backend=FORMATS[room], pinned=room == "cache")
     subject = open_subject(spec)
     model = subject.model
     if model.backend not in knob.card.backends:
         runs = ", ".join(knob.card.backends)
         raise PlanError(f"{name} does not run on the {model.backend} backend. Choose one with --backend: {runs}")
     tasks, _ = prepare(found, subject.tokenizer, model.vocab, model.context, max_tokens=max_tokens)
-    run = Bench(knob=knob, subject=subject, spec=spec, tasks=tasks)
+    given = any(k.name == name for k in settings.knobs)
+    points = (knob,) if given else tuple(make_knob(name, dict(point)) for point in type(knob).points)
+    run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks)
     if knob.card.task:
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
         verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
-    where = f"{model.name}, {model.backend} backend, {len(tasks)} prompts"
+    where = f"{model.name}, {model.backend} backend, {len(tasks)} prompts of {Path(found.source).name}"
     machine = here(threads=spec.threads, isa=str(getattr(model, "isa", "")))
     return Evidence(
         name=name,
@@ -101,7 +106,7 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
         measured=told,
         on=f"{where}, {machine.cpu}",
         table=tuple(table),
-        plan=Plan((knob,)).to_toml(),
+        plan=Plan((knob,)).to_toml() if given else "",
         machine=machine,
     )
 
@@ -141,26 +146,45 @@ def _acceptor(run: Bench) -> Result:
 
 
 def _cache(run: Bench) -> Result:
-    subject, plan = run.subject, Plan((run.knob,))
+    subject = run.subject
     plain, _, _ = _race(run, {"plain": Plan()}, repeats=1)
     texts = [(*p, *plain.tokens(0, i)) for i, p in enumerate(run.prompts)]
-    found = fidelity(Side(subject.model), Side(subject.model, plan), texts, tokenizer=subject.tokenizer)
     longest = max(texts, key=len)
-    table: list[Row] = []
-    for name, form in (("dense", Plan()), (run.knob.name, plan)):
-        held = measure(subject.model, form, [longest], subject.folder)
-        bits = "-" if held.bits_per_value is None else f"{held.bits_per_value:.2f}"
-        row = {"cache": name, "bits per value": bits, "bytes": f"{held.cache_total:,}"}
-        table.append(
-            row | (_fidelity_cells(found) if form == plan else {"KL per token": "0", "same first choice": "100 %"})
-        )
-    _, same, _ = _race(run, {"a": plan, "b": plan.with_knobs(make_knob(DRAFTER, {}))}, repeats=1)
-    told = (
-        f"{table[1]['bits per value']} bits per value with metadata; {_told(found)}; drafted and plain decoding in "
-        f"this cache gave the same ids on {same} of {len(run.tasks)} prompts"
+    table: list[Row] = [{**_held(run, Plan(), longest), "KL per token": "0", "same first choice": "100 %", SAME: "-"}]
+    told: list[str] = []
+    exact = True
+    for knob in run.points:
+        plan = Plan((knob,))
+        found = fidelity(Side(subject.model), Side(subject.model, plan), texts, tokenizer=subject.tokenizer)
+        _, same, _ = _race(run, {"a": plan, "b": plan.with_knobs(make_knob(DRAFTER, {}))}, repeats=1)
+        exact &= same == len(run.tasks)
+        row = {**_held(run, plan, longest), **_fidelity_cells(found), SAME: f"{same} of {len(run.tasks)}"}
+        table.append(row)
+        told.append(f"{row['cache']}: {row['bits per value']} bits per value with metadata, {_told(found)}")
+    drafts = "drafted and plain decoding in each cache gave the same ids on " + (
+        "every prompt" if exact else "some only"
     )
     claimed = "a smaller cache; drafts change nothing that the cache did not"
-    return ("measured" if same == len(run.tasks) else "does not hold"), claimed, told, table
+    return ("measured" if exact else "does not hold"), claimed, f"{'; '.join(told)}; {drafts}", table
+
+
+SAME = "drafted = plain"
+
+
+def _held(run: Bench, plan: Plan, text: tuple[int, ...]) -> Row:
+    """What a cache holds after `text`, read from its storages."""
+    held = measure(run.subject.model, plan, [text], run.subject.folder)
+    bits = "-" if held.bits_per_value is None else f"{held.bits_per_value:.2f}"
+    return {"cache": _label(plan), "bits per value": bits, "bytes": f"{held.cache_total:,} for {len(text):,} tokens"}
+
+
+def _label(plan: Plan) -> str:
+    """A plan's only knob with the fields that are not its defaults."""
+    if not plan.knobs:
+        return "dense"
+    (knob,) = plan.knobs
+    usual = type(knob)().settings()
+    return " ".join([knob.name, *(f"{k}={v}" for k, v in knob.settings().items() if v != usual[k])])
 
 
 def _weights(run: Bench) -> Result:
@@ -169,24 +193,28 @@ def _weights(run: Bench) -> Result:
     subject = run.subject
     if subject.folder is None:
         raise ModelError("weights methods need a model folder. Name one with --model.")
-    knob = cast(WeightsKnob, run.knob)
-    with TemporaryDirectory() as scratch:
-        out = Path(scratch) / "model"
-        ledger = knob.apply(subject.folder, out, calibration=run.prompts)
-        other = load(replace(run.spec, source=str(out), backend=subject.model.backend))
-        texts = [p for p in run.prompts if len(p) > 1]
-        found = fidelity(Side(subject.model), Side(other), texts, tokenizer=subject.tokenizer)
-    table = [
-        {
-            "model": run.knob.name,
-            "bits per weight": f"{ledger.bits_per_weight:.2f}",
-            "safetensors bytes": f"{ledger.total_bytes:,}",
-            "source bytes": f"{ledger.source_bytes:,}",
-            **_fidelity_cells(found),
-        }
-    ]
-    told = f"{ledger.bits_per_weight:.2f} bits per compressed weight with metadata; {_told(found)}"
-    return "measured", "smaller parameters", told, table
+    texts = [p for p in run.prompts if len(p) > 1]
+    table: list[Row] = []
+    told: list[str] = []
+    for knob in run.points:
+        name = _label(Plan((knob,)))
+        with TemporaryDirectory() as scratch:
+            out = Path(scratch) / "model"
+            try:
+                ledger = cast(WeightsKnob, knob).apply(subject.folder, out, calibration=run.prompts)
+            except ModelError as error:
+                # Not every setting fits every shape; alone, the refusal is the answer.
+                if len(run.points) == 1:
+                    raise
+                told.append(f"{name}: refused ({error})".replace(f"{subject.folder}: ", ""))
+                continue
+            other = load(replace(run.spec, source=str(out), backend=subject.model.backend))
+            found = fidelity(Side(subject.model), Side(other), texts, tokenizer=subject.tokenizer)
+        bits = f"{ledger.bits_per_weight:.2f}"
+        size = {"safetensors bytes": f"{ledger.total_bytes:,}", "source bytes": f"{ledger.source_bytes:,}"}
+        table.append({"model": name, "bits per weight": bits, **size, **_fidelity_cells(found)})
+        told.append(f"{name}: {bits} bits per compressed weight with metadata, {_told(found)}")
+    return "measured", "smaller parameters", "; ".join(told), table
 
 
 _COMPARISONS = {"decode.draft": _drafter, "decode.accept": _acceptor, "cache": _cache, "weights": _weights}

@@ -52,6 +52,7 @@ class Prompts:
 
     prompts: tuple[Prompt, ...]
     problems: tuple[str, ...] = ()
+    source: str = ""
 
 
 def read(path: Path) -> Prompts:
@@ -77,7 +78,7 @@ def parse(data: bytes, source: str) -> Prompts:
     if not prompts:
         detail = "".join(f"\n  {p}" for p in problems[:5])
         raise PromptError(f"{source} holds no usable prompt.{detail}")
-    return Prompts(prompts=_distinct(prompts), problems=tuple(problems))
+    return Prompts(prompts=_distinct(prompts), problems=tuple(problems), source=source)
 
 
 def prepare(

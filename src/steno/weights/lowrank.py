@@ -76,6 +76,7 @@ class LowRank(WeightsKnob):
     the paper does, at the price of a bias per layer."""
 
     card: ClassVar[Card] = CARD
+    points: ClassVar = ({"keep": 0.9}, {"keep": 0.8}, {"keep": 0.6})
     keep: Annotated[float, Span(0.01, 1.0, "of the parameters")] = 0.8
     damp: Annotated[float, Span(1e-9, 1.0, "of the mean variance")] = 0.01
     center: bool = True

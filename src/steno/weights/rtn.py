@@ -42,6 +42,12 @@ class Rtn(WeightsKnob):
     two are tied, `embeddings` means both."""
 
     card: ClassVar[Card] = CARD
+    points: ClassVar = (
+        {"bits": 8},
+        {"bits": 8, "embeddings": True},
+        {"bits": 4, "group": 32},
+        {"bits": 4, "group": 64},
+    )
     bits: Annotated[int, OneOf(8, 4)] = 8
     group: Annotated[int, OneOf(32, 64, 128)] = 32
     head: bool = False
