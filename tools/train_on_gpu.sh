@@ -28,7 +28,7 @@ flat() { # every file of a run that is worth keeping, side by side in one folder
 
 case ${1:-} in
 start)
-    data=$2 minutes=$3 recipe=${4:-$here/src/steno/train/nib.toml}
+    data=$2 minutes=$3 recipe=${4:-$here/src/steno/train/nib_gpu.toml}
     test ! -e "$run" || { echo "$run exists: a run is there already. Poll it, or name another STENO_RUN." >&2; exit 2; }
     mkdir -p "$run/tokens" "$run/code"
     cp -r "$here/src/steno" "$run/code/"

@@ -152,8 +152,9 @@ def test_a_wrong_recipe_says_what_to_change(
         recipe.load(path)
 
 
-def test_the_shipped_recipe_is_valid_and_fits() -> None:
-    plan = recipe.load(Path(recipe.__file__).with_name("nib.toml"))
+@pytest.mark.parametrize("name", ["nib.toml", "nib_gpu.toml"])
+def test_the_shipped_recipes_are_valid_and_fit(name: str) -> None:
+    plan = recipe.load(Path(recipe.__file__).with_name(name))
     shape = plan.shape
     matrices = shape.width * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 3 * shape.width * shape.ffn
     assert shape.layers * matrices + plan.tokenizer.vocab * shape.width < 15_850_000
