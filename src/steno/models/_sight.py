@@ -11,6 +11,7 @@ Shapes: B batch, W nodes, S slots of the open buffer, H query heads, G key heads
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,21 @@ CURRENT: ContextVar["Sight | None"] = ContextVar("sight", default=None)
 """The sight of the forward in progress; None outside sessions, where attention is plain causal SDPA."""
 
 Sees = Callable[[Tensor, Tensor], "Tensor | None"]
+
+
+class Reach(NamedTuple):
+    """How far back a layer looks, in tokens; 0 means no limit of that kind.
+
+    window  only keys less than this far back
+    chunk   only keys of the query's own chunk of this size
+    """
+
+    window: int = 0
+    chunk: int = 0
+
+    def binds(self, capacity: int) -> bool:
+        """Whether it hides anything among `capacity` tokens."""
+        return 0 < self.window < capacity or 0 < self.chunk < capacity
 
 
 @dataclass(kw_only=True)
@@ -49,13 +65,12 @@ class Sight:
     view: int
     sees: Sees | None = None
     sealed: Tensor | None = None
-    masks: dict[tuple[int, int, torch.dtype], Tensor] = field(
-        default_factory=dict[tuple[int, int, torch.dtype], Tensor]
-    )
+    masks: dict[tuple[Reach, torch.dtype], Tensor] = field(default_factory=dict[tuple[Reach, torch.dtype], Tensor])
 
     def mask(self, dtype: torch.dtype, window: int = 0, chunk: int = 0) -> Tensor:
         """[B, 1, W, (Z +) S] additive mask; 0 means no window and no chunks."""
-        key = (window, chunk, dtype)
+        reach = Reach(window, chunk)
+        key = (reach, dtype)
         if key not in self.masks:
             batch, width = self.positions.shape
             slots = torch.arange(self.view, device=self.positions.device)
@@ -63,26 +78,24 @@ class Sight:
             visible = (slots < self.committed[:, None])[:, None].repeat(1, width, 1)
             visible.scatter_(2, nodes[:, None].expand(batch, width, width), self.lineage)
             where = (self.origin[:, None] + slots).scatter_(1, nodes, self.positions)
-            visible &= self._within(where, window, chunk)
+            visible &= self._within(where, reach)
             if self.sealed is not None:
-                visible = torch.cat(
-                    [(self.sealed >= 0)[:, None] & self._within(self.sealed, window, chunk), visible], 2
-                )
-            self.masks[key] = additive(visible, dtype, window)
+                visible = torch.cat([(self.sealed >= 0)[:, None] & self._within(self.sealed, reach), visible], 2)
+            self.masks[key] = additive(visible, dtype, reach)
         return self.masks[key]
 
-    def beyond(self, where: Tensor, window: int) -> Tensor:
+    def beyond(self, where: Tensor, reach: Reach) -> Tensor:
         """[B, 1, W, Z] additive mask over sealed tokens at positions `where` [B, Z], -1 where empty."""
-        return additive((where >= 0)[:, None] & self._within(where, window, 0), torch.float32, window)
+        return additive((where >= 0)[:, None] & self._within(where, reach), torch.float32, reach)
 
-    def _within(self, where: Tensor, window: int, chunk: int) -> Tensor:
+    def _within(self, where: Tensor, reach: Reach) -> Tensor:
         """[B, W, S] bool: what windows, chunks and the cache form leave of keys at positions `where` [B, S]."""
         query, key = self.positions[:, :, None], where[:, None]
         out = torch.ones_like(query - key, dtype=torch.bool)
-        if window:
-            out &= query - key < window
-        if chunk:
-            out &= query // chunk == key // chunk
+        if reach.window:
+            out &= query - key < reach.window
+        if reach.chunk:
+            out &= query // reach.chunk == key // reach.chunk
         rule = self.sees(query, key) if self.sees else None
         return out if rule is None else out & rule
 
@@ -90,28 +103,28 @@ class Sight:
 class Handle:
     """What the cache layer returns in place of keys when part of the past is sealed: it owns attention."""
 
-    def __init__(self, keys: Tensor, values: Tensor, behind: "Callable[[Tensor, int, float], tuple[Tensor, Tensor]]"):
+    def __init__(self, keys: Tensor, values: Tensor, behind: "Callable[[Tensor, Reach, float], tuple[Tensor, Tensor]]"):
         self.keys, self.values, self.behind = keys, values, behind
         self.shape, self.dtype, self.device = keys.shape, keys.dtype, keys.device
 
     def attend(self, q: Tensor, mask: Tensor, scale: float) -> Tensor:
         """Log-sum-exp merge of open buffer and sealed tokens: [B, H, W, D] in, [B, W, H, D] out."""
-        window = getattr(mask, "steno_window", None)
-        if window is None:
+        reach = getattr(mask, "steno_reach", None)
+        if reach is None:
             raise CapsError("this model alters attention masks on their way, so it takes no cache form. Use none.")
         near, near_lse = attend_lse(q, self.keys, self.values, mask, scale)
-        far, far_lse = self.behind(q, window, scale)
+        far, far_lse = self.behind(q, reach, scale)
         # A row sees at least itself, so near_lse is finite; far_lse may be -inf, and then `near` comes out unchanged.
         top = torch.maximum(near_lse, far_lse)
         a, b = torch.exp(near_lse - top)[..., None], torch.exp(far_lse - top)[..., None]
         return ((a * near + b * far) / (a + b)).transpose(1, 2).to(q.dtype).contiguous()
 
 
-def additive(visible: Tensor, dtype: torch.dtype, window: int) -> Tensor:
-    """[B, W, S] bool as an additive [B, 1, W, S] mask that remembers its window."""
+def additive(visible: Tensor, dtype: torch.dtype, reach: Reach) -> Tensor:
+    """[B, W, S] bool as an additive [B, 1, W, S] mask that remembers its reach."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     mask = mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-    mask.steno_window = window  # type: ignore[attr-defined]
+    mask.steno_reach = reach  # type: ignore[attr-defined]
     return mask
 
 

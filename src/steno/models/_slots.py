@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from steno.core.errors import CapsError
 from steno.core.tier import Tier
 
-from ._sight import Handle, Sight, attend_lse
+from ._sight import Handle, Reach, Sight, attend_lse
 
 
 class SlotLayer(CacheLayerMixin):
@@ -109,11 +109,11 @@ class SlotCache(Cache):
                 )
             return torch.cat([k.to(keys.dtype), keys], 2), torch.cat([v.to(values.dtype), values], 2)
 
-        def behind(q: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
-            if not window or window >= self.capacity:
+        def behind(q: Tensor, reach: Reach, scale: float) -> tuple[Tensor, Tensor]:
+            if not reach.binds(self.capacity):
                 return tier.attend(index, q, sight.positions, scale)
             k, v, where = self._padded(index)
-            return attend_lse(q, k, v, sight.beyond(where, window), scale)
+            return attend_lse(q, k, v, sight.beyond(where, reach), scale)
 
         return Handle(keys, values, behind), None
 
