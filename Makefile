@@ -5,7 +5,7 @@ SETUP := .venv/.ready
 .PHONY: demo test check bench format docs clean setup
 
 demo: $(SETUP)            ## from nothing to a measured, proved table on the bundled model
-	.venv/bin/steno tune nib --keep tokens --minutes 3 --out demo --force
+	.venv/bin/steno tune nib --weights fp32 --keep tokens --minutes 3 --out demo --force
 
 test: $(SETUP)            ## the test suite, offline
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
