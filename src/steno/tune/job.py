@@ -193,9 +193,10 @@ def _across(order: Order, subject: Subject, found: Found, journal: Journal, task
     notes: list[str] = []
     if found.peer is not None:
         same, count = found.peer.identical, found.peer.compared
+        why = "" if same == count else ": greedy choices are sensitive to arithmetic and to the weights' form"
         notes.append(
             f"Plain decoding here ({subject.model.backend}) and transformers' generate give the same ids on {same} of "
-            f"{count} prompts: greedy choices are sensitive to arithmetic and to the weights' form."
+            f"{count} prompts{why}."
         )
     if subject.model.backend == "hf" or subject.model.weight_bytes() > CROSS_BYTES:
         return notes
