@@ -35,7 +35,7 @@ def main() -> int:
             if name.startswith("weights."):
                 words += ["--prompts", str(long), "--model", str(args.source or floats(Path(scratch) / "nib-floats"))]
             print(f"== {name}", flush=True)
-            done = subprocess.run([sys.executable, "-m", "steno.cli.main", *words], check=False)
+            done = subprocess.run([sys.executable, "-m", "steno", *words], check=False)
             if done.returncode:
                 return done.returncode
     return 0

@@ -37,7 +37,7 @@ start)
     tar -C "$run/tokens" -xJf "$data/tokens.tar.xz"
     cd "$run"
     PYTHONPATH="$run/code" setsid nohup bash -c \
-        '"$0" -m steno.train "$1/recipe.toml" --out "$1" --minutes "$2"; echo $? >"$1/exit"' \
+        '"$0" -m steno train "$1/recipe.toml" --out "$1" --minutes "$2"; echo $? >"$1/exit"' \
         "$python" "$run" "$minutes" >"$run/train.log" 2>&1 </dev/null &
     sleep 1
     echo "started; $run/log.jsonl is its log"
@@ -61,7 +61,7 @@ snapshot)
     mkdir -p "$run/snapshot"
     ln -s "$run/tokens" "$run/tokenizer" "$run/snapshot/"
     cp "$run/checkpoint.pt" "$run/log.jsonl" "$run/train.log" "$run/snapshot/"
-    PYTHONPATH="$run/code" "$python" -m steno.train "$run/recipe.toml" --out "$run/snapshot" --finish --no-score
+    PYTHONPATH="$run/code" "$python" -m steno train "$run/recipe.toml" --out "$run/snapshot" --finish --no-score
     flat "$2" "$run/snapshot"
     ;;
 pack)

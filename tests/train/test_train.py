@@ -223,7 +223,7 @@ def test_ctrl_c_saves_and_exits_130(recipe_file: Path, out: Path, tmp_path: Path
     long = tmp_path / "long.toml"
     long.write_text(recipe_file.read_text().replace("steps = 6", "steps = 1000000"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "steno.train", str(long), "--out", str(out), "--device", "cpu"],
+        [sys.executable, "-m", "steno", "train", str(long), "--out", str(out), "--device", "cpu"],
         env=os.environ | {"PYTHONPATH": str(SOURCE)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

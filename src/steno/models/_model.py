@@ -129,6 +129,18 @@ class HFModel:
                 return session
         return self._bind(batch, capacity, cache, self.width)
 
+    def rows(
+        self, prompts: Sequence[Sequence[int]], lengths: "Sequence[int] | npt.NDArray[np.int64]", capacity: int
+    ) -> "list[npt.NDArray[np.int64]]":
+        """Prompts as arrays. Raises PromptError for a row that would outgrow `capacity`, and for unknown ids."""
+        out = [np.asarray(p, np.int64).reshape(-1) for p in prompts]
+        for b, row in enumerate(out):
+            if lengths[b] + len(row) > capacity:
+                came = f"row {b} would hold {lengths[b] + len(row)} tokens, its capacity is {capacity}"
+                raise PromptError(f"{came}. Shorten the prompt or open the session larger.")
+            self.check_ids(row)
+        return out
+
     def check_ids(self, ids: "npt.NDArray[np.int64]") -> None:
         """Raise PromptError for an id outside the vocabulary."""
         bad = ids[(ids < 0) | (ids >= self.vocab)]

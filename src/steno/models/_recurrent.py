@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from steno.core import PAD, Caps, Keeps, Nodes, Want
-from steno.core.errors import CapsError, PromptError
+from steno.core.errors import CapsError
 
 from ._step import HFStep
 
@@ -59,12 +59,7 @@ class RecurrentSession:
         )  # fmt: skip
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> Floats | None:
-        ids = [np.asarray(p, np.int64).reshape(-1) for p in prompts]
-        for b, row in enumerate(ids):
-            if self._lengths[b] + len(row) > self.capacity:
-                came = f"row {b} would hold {self._lengths[b] + len(row)} tokens, its capacity is {self.capacity}"
-                raise PromptError(f"{came}. Shorten the prompt or open the session larger.")
-            self.model.check_ids(row)
+        ids = self.model.rows(prompts, self._lengths, self.capacity)
         self._last = None
         out = np.zeros((len(ids), self.vocab), np.float32)
         for b, row in enumerate(ids):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from steno.core import PAD, ROOT, Caps, Keeps, Nodes, Want, room
-from steno.core.errors import CapsError, PromptError
+from steno.core.errors import CapsError
 from steno.core.tier import CacheSpec
 
 from ._sight import Sight
@@ -69,12 +69,7 @@ class SlotSession:
         )  # fmt: skip
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> Floats | None:
-        ids = [np.asarray(p, np.int64).reshape(-1) for p in prompts]
-        for b, row in enumerate(ids):
-            if self._lengths[b] + len(row) > self.capacity:
-                came = f"row {b} would hold {self._lengths[b] + len(row)} tokens, its capacity is {self.capacity}"
-                raise PromptError(f"{came}. Shorten the prompt or open the session larger.")
-            self.model.check_ids(row)
+        ids = self.model.rows(prompts, self._lengths, self.capacity)
         self._last = None
         out = np.zeros((len(ids), self.vocab), np.float32) if last else None
         done = np.zeros(len(ids), np.int64)
