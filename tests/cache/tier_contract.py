@@ -263,6 +263,15 @@ def crop_stops_at_what_is_sealed(knob: CacheKnob) -> None:
             feed.held.crop(0, feed.held.sealed[0] - 1)
 
 
+def a_row_can_be_emptied(knob: CacheKnob) -> None:
+    feed = fed(knob, kv_shape())
+    others = digest(feed.held, [0, 2])
+    feed.held.crop(1, 0)
+    assert feed.held.sealed[1] == 0
+    assert digest(feed.held, [0, 2]) == others
+    assert digest(feed.held, [1]) == digest(Feed(knob, kv_shape(batch=1), seeds=[1]).held, [0])
+
+
 def a_state_comes_back(knob: CacheKnob) -> None:
     feed = fed(knob, kv_shape()).fork([0, 1, 2, 0])
     tensors, meta = feed.held.state()
@@ -287,5 +296,6 @@ CHECKS = (
     a_row_is_the_row_alone,
     forks_share_and_part,
     crop_stops_at_what_is_sealed,
+    a_row_can_be_emptied,
     a_state_comes_back,
 )

@@ -269,7 +269,7 @@ def crop_and_replay(subject: Subject) -> None:
     if not session.caps.crop:
         if session.caps.recurrent:
             with pytest.raises(CapsError):
-                session.crop([0, 0, 0])
+                session.crop([before[0] - 1, *before[1:]])
         return
     session.prefill(extra)
     session.crop([n + k for n, k in zip(before, (2, 0, 5), strict=True)])
@@ -281,6 +281,20 @@ def crop_and_replay(subject: Subject) -> None:
         subject.same(logits[b, 0], subject.after([*texts[b], last]))
     with pytest.raises(ValueError):
         session.crop([session.lengths[0] + 1, 0, 0])
+
+
+def an_emptied_row_starts_anew(subject: Subject) -> None:
+    """Length 0 is always to be had, and leaves no trace of what the row held."""
+    session = subject.ragged()
+    before = session.lengths
+    text = subject.ids(21, 90)
+    session.crop([before[0], 0, before[2]])
+    assert session.lengths == (before[0], 0, before[2])
+    session.prefill([[], text, []])
+    first, _, third = subject.prompts()
+    logits = session.forward(chains([5], [6], [7])).logits
+    for b, row in enumerate(([*first, 5], [*text, 6], [*third, 7])):
+        subject.same(logits[b, 0], subject.after(row))
 
 
 def prefill_in_pieces(subject: Subject) -> None:
@@ -454,6 +468,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     c6_padding_is_inert,
     c7_exactness_of_chains,
     crop_and_replay,
+    an_emptied_row_starts_anew,
     prefill_in_pieces,
     ids_outside_the_vocabulary,
     more_than_capacity,

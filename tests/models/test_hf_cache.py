@@ -58,7 +58,9 @@ class DenseTier:
         return k, v, where
 
     def crop(self, row, length):
-        if length < self.sealed[row]:
+        if length == 0:
+            self.held[row] = [layer[:, :, :0] for layer in self.held[row]]
+        elif length < self.sealed[row]:
             raise CapsError("sealed")
 
     def fork(self, rows):

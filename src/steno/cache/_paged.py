@@ -116,7 +116,10 @@ class PagedTier:
         return k, v, positions
 
     def crop(self, row: int, length: int) -> None:
-        if length < self._sealed[row]:
+        if length == 0:
+            self._sealed[row] = 0
+            self._pages[row] = [() for _ in self._pages[row]]
+        elif length < self._sealed[row]:
             raise CapsError(
                 f"row {row} cannot be taken back to {length} tokens: its first {self._sealed[row]} are sealed in "
                 f"{_name(self.spec)}. Keep more tokens open, or prefill the row again."

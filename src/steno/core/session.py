@@ -41,7 +41,7 @@ class Caps:
     """What a session can do.
 
     tree         several nodes may share a parent
-    crop         committed tokens can be taken back
+    crop         committed tokens can be taken back one by one; a row can always be emptied
     fork         rows can be duplicated, reordered and dropped
     embeds       nodes may carry input embeddings in place of tokens
     hidden       layers whose hidden states can be asked for; 0 is the embedding, num_layers the last, before the norm
@@ -152,7 +152,10 @@ class Session(Protocol):
         ...
 
     def crop(self, lengths: Sequence[int]) -> None:
-        """Take rows back to `lengths`. CapsError where the session cannot; ValueError above the present length."""
+        """Take rows back to `lengths`; 0 empties a row, which always works.
+
+        Raises CapsError for another length where the session cannot; ValueError above the present length.
+        """
         ...
 
     def fork(self, rows: Sequence[int]) -> "Session":

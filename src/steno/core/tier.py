@@ -62,7 +62,7 @@ class Tier(Protocol):
         ...
 
     def crop(self, row: int, length: int) -> None:
-        """Take a row back to `length` tokens. Raises CapsError below what has been sealed."""
+        """Take a row back to `length` tokens; 0 empties it. Raises CapsError between 0 and what has been sealed."""
         ...
 
     def fork(self, rows: Sequence[int]) -> "Tier":

@@ -182,13 +182,9 @@ class Loop:
         """Free rows take the next requests; one prefill serves all that start together."""
         if not self._queue:
             return
-        session = self._session
-        if session is not None and not session.caps.crop and not any(self._rows):
-            session = self._session = None
         starters: list[tuple[int, Row]] = []
         for slot, held in enumerate(self._rows):
-            # A state that cannot be cropped is left to its row: only an untouched row, or a new session, is free.
-            if held is None and (session is None or session.caps.crop or not session.lengths[slot]):
+            if held is None:
                 row = self._next()
                 if row is None:
                     break

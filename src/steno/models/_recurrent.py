@@ -128,10 +128,15 @@ class RecurrentSession:
         for b, n in enumerate(lengths):
             if not 0 <= n <= self._lengths[b]:
                 raise ValueError(f"row {b} holds {self._lengths[b]} tokens, so it cannot be cropped to {n}")
-            if n < self._lengths[b]:
+            if 0 < n < self._lengths[b]:
                 raise CapsError(
                     f"{self.model.name} is recurrent: its state cannot give tokens back. Fork before, instead."
                 )
+        for b, n in enumerate(lengths):
+            if n == 0:
+                self._states[b] = DynamicCache(config=self.model.net.config)
+                self._lengths[b] = 0
+        self._last = None
 
     def fork(self, rows: Sequence[int]) -> "RecurrentSession":
         twin = RecurrentSession(self.model, 0, self.capacity)

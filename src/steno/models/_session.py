@@ -136,12 +136,13 @@ class SlotSession:
         for b, n in enumerate(lengths):
             if not 0 <= n <= self._lengths[b]:
                 raise ValueError(f"row {b} holds {self._lengths[b]} tokens, so it cannot be cropped to {n}")
-            if self._form is not None and self._form.due(n) != self._sealed[b]:
+            if n and self._form is not None and self._form.due(n) != self._sealed[b]:
                 raise CapsError(f"row {b} has {self._sealed[b]} tokens sealed, so it cannot be cropped to {n}")
         for b, n in enumerate(lengths):
             if self._cache.tier is not None:
                 self._cache.tier.crop(b, n)
             self._lengths[b] = n
+            self._sealed[b] = min(self._sealed[b], n)
         self._last = None
 
     def fork(self, rows: Sequence[int]) -> "SlotSession":
