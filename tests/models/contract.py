@@ -20,10 +20,10 @@ import pytest
 from steno.core import PAD, ROOT, Keeps, Model, Nodes, Session, Want
 from steno.core.errors import CapsError, PromptError
 from steno.core.tier import CacheSpec
+from steno.measure._lab import Forest, chain, forest
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
-Forest = tuple[Sequence[int], Sequence[int]]
 
 LENGTHS = (9, 1, 21)
 """Committed tokens of the rows of a ragged batch."""
@@ -67,21 +67,6 @@ class Subject:
             np.testing.assert_array_equal(got, want)
         else:
             np.testing.assert_allclose(got, want, atol=self.atol, rtol=0)
-
-
-def forest(rows: Sequence[Forest], width: int = 0) -> Nodes:
-    """Rows of (tokens, parents) padded to the widest, or to `width`."""
-    width = max([width, *(len(tokens) for tokens, _ in rows)])
-    tokens = np.zeros((len(rows), width), np.int32)
-    parents = np.full((len(rows), width), PAD, np.int32)
-    for b, (row, up) in enumerate(rows):
-        tokens[b, : len(row)] = row
-        parents[b, : len(up)] = up
-    return Nodes(tokens=tokens, parents=parents)
-
-
-def chain(tokens: Sequence[int]) -> Forest:
-    return list(tokens), list(range(ROOT, len(tokens) - 1))
 
 
 def chains(*rows: Sequence[int]) -> Nodes:

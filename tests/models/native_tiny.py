@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from steno.measure._lab import chain, forest
+
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64, "rope_theta": 500000.0,
@@ -68,22 +70,6 @@ def make(name: str, folder: Path, dtype: str = "float32", **other: object):
 
 def ids(count: int, salt: int = 0) -> list[int]:
     return [int(i) for i in np.random.default_rng([7, salt]).integers(0, BASE["vocab_size"], count)]
-
-
-def forest(rows: Sequence[tuple[Sequence[int], Sequence[int]]]):
-    """Rows of (tokens, parents), padded."""
-    from steno.core import PAD, Nodes
-
-    width = max(len(t) for t, _ in rows)
-    tokens, parents = np.zeros((len(rows), width), np.int32), np.full((len(rows), width), PAD, np.int32)
-    for b, (row, up) in enumerate(rows):
-        tokens[b, : len(row)] = row
-        parents[b, : len(up)] = up
-    return Nodes(tokens=tokens, parents=parents)
-
-
-def chain(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
-    return list(tokens), list(range(-1, len(tokens) - 1))
 
 
 def decode(session, text: Sequence[int], widths: Callable[[], int]) -> np.ndarray:

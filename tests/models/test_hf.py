@@ -5,11 +5,12 @@ import pytest
 import tiny
 import torch
 import transformers
-from contract import CHECKS, Subject, c7_exactness_of_chains, chain, chains, forest
+from contract import CHECKS, Subject, c7_exactness_of_chains, chains
 from tiny import FAMILIES, RECURRENT, VOCAB
 
 from steno.core import PAD, ROOT, Keeps, Nodes, Want
 from steno.core.errors import CapsError
+from steno.measure._lab import chain, forest
 
 ATTENTION = [family for family in FAMILIES if family not in RECURRENT]
 CAPACITY = 64

@@ -143,14 +143,6 @@ def parse_value(text: str) -> Value:
         return text
 
 
-def merge(plans: Iterable[Plan]) -> Plan:
-    """All knobs of `plans`; a later one replaces an earlier one of the same name."""
-    out = Plan()
-    for plan in plans:
-        out = out.with_knobs(*plan.knobs)
-    return out
-
-
 def _place(name: str) -> int:
     room = name.partition(".")[0]
     return ORDER.index(room) if room in ORDER else len(ORDER)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from steno.core import Keeps, Plan
-from steno.core.errors import StenoError
+from steno.core import Keeps
 from steno.core.files import write_text
 
 from ._report_charts import Dot, Part, Point, Zone, bars, dots, safe, scatter, size, stack, times
@@ -86,19 +85,6 @@ def headline(run: Run) -> str:
     if best.keeps is Keeps.LAW:
         return f"{gain}, sampling from the same distribution."
     return f"{gain}, with the same tokens on {_of(best.identical, best.compared, 'prompt')}."
-
-
-def plan_label(toml: str) -> str:
-    """A short name for a plan: its knobs without the room, `suffix + gumbel`; `plain` for none.
-
-    >>> plan_label("steno = 1")
-    'plain'
-    """
-    try:
-        plan = Plan.from_toml(toml)
-    except StenoError:
-        return "plan"
-    return " + ".join(k.name.rpartition(".")[2] for k in plan.knobs if not k.card.task) or "plain"
 
 
 def _header(run: Run, best: Trial) -> str:

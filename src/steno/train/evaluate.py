@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steno.train.pack import Packed, Text
+from steno.train.pack import Packed
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -59,8 +59,3 @@ def quick_loss(  # noqa: PLR0917
 def xz_bits_per_byte(data: bytes) -> float:
     """Bits per byte of `xz -9e` on the same bytes."""
     return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data)
-
-
-def held_out_bytes(texts: Sequence[Text], by_name: dict[str, str]) -> bytes:
-    """Held-out documents one after the other, as xz is given them."""
-    return b"".join(by_name[text.name].encode("utf-8") for text in texts)

@@ -28,6 +28,7 @@ from steno.models import ModelSpec, load
 
 from .job import Subject, open_subject
 from .prompts import Prompts, Task, prepare
+from .space import changed
 
 DRAFTER, SAMPLER = "decode.draft.lookup", "decode.shape.temperature"
 """Partners of methods that need one."""
@@ -179,12 +180,8 @@ def _held(run: Bench, plan: Plan, text: tuple[int, ...]) -> Row:
 
 
 def _label(plan: Plan) -> str:
-    """A plan's only knob with the fields that are not its defaults."""
-    if not plan.knobs:
-        return "dense"
-    (knob,) = plan.knobs
-    usual = type(knob)().settings()
-    return " ".join([knob.name, *(f"{k}={v}" for k, v in knob.settings().items() if v != usual[k])])
+    """A plan's only knob in full, with the fields that are not its defaults."""
+    return " ".join([plan.knobs[0].name, *changed(plan.knobs[0])]) if plan.knobs else "dense"
 
 
 def _weights(run: Bench) -> Result:

@@ -67,11 +67,15 @@ def label(plan: Plan) -> str:
     return " + ".join(_label(knob) for knob in plan.knobs if not knob.card.task) or "plain"
 
 
-def _label(knob: Knob) -> str:
+def changed(knob: Knob) -> list[str]:
+    """`field=value` for the fields that are not at their defaults."""
     defaults = {f.name: f.default for f in fields(knob)}
-    changed = [f"{k}={_show(v)}" for k, v in knob.settings().items() if defaults.get(k) != v]
-    short = knob.name.rpartition(".")[2]
-    return f"{short}({', '.join(changed)})" if changed else short
+    return [f"{k}={_show(v)}" for k, v in knob.settings().items() if defaults.get(k) != v]
+
+
+def _label(knob: Knob) -> str:
+    short, words = knob.name.rpartition(".")[2], changed(knob)
+    return f"{short}({', '.join(words)})" if words else short
 
 
 def _show(value: Value) -> str:
