@@ -243,7 +243,7 @@ MUTATIONS: list[tuple[Callable, Callable]] = [
 ]
 
 
-@pytest.mark.parametrize("check", {check for _, check in MUTATIONS}, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("check", dict.fromkeys(check for _, check in MUTATIONS), ids=lambda f: f.__name__)
 def test_the_checks_pass(check, monkeypatch):
     monkeypatch.setattr(Hostile, "model", MODEL, raising=False)
     check()
