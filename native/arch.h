@@ -1,0 +1,20 @@
+// The kernels of one instruction set. Every file that includes this is compiled once per set, each time into a namespace
+// of its own (STENO_TARGET); lanes.h says why all of them give the same bits, kernels.h what each function does.
+#pragma once
+#include "kernels.h"
+
+namespace steno::STENO_TARGET {
+
+void norm(const float* x, const float* w, float eps, int d, float* out);
+void quantise(const float* x, int kp, int8_t* q, float* scale);
+void matmul_i8(const Matrix& w, int p0, int p1, int rows, const int8_t* x, size_t stride, const float* scale, const Rows& y);
+void matmul_f32(const Matrix& w, int p0, int p1, int rows, const float* x, size_t stride, const Rows& y);
+void add(float* x, const float* y, int n);
+void swiglu(const float* gate, const float* up, float* out, int n);
+void rotate(float* x, const float* cos, const float* sin, int half);
+void scale(float* x, float by, int n);
+void attend(const Attend& a);
+int argmax(const float* x, int from, int to, float* best);
+void top(const float* x, int n, int count, int32_t* ids, float* values);
+
+}  // namespace steno::STENO_TARGET
