@@ -5,10 +5,16 @@
 
 namespace steno::STENO_TARGET {
 
+// The four-way dot product of AVX-512 VNNI takes one unsigned operand: activations of int8 matrices then carry + 128.
+#if defined(__AVX512VNNI__)
+constexpr bool UNSIGNED_ACTS = true;
+#else
+constexpr bool UNSIGNED_ACTS = false;
+#endif
+
 void norm(const float* x, const float* w, float eps, int d, float* out);
-void quantise(const float* x, int kp, int8_t* q, float* scale);
-void matmul_i8(const Matrix& w, int p0, int p1, int rows, const int8_t* x, size_t stride, const float* scale, const Rows& y);
-void matmul_f32(const Matrix& w, int p0, int p1, int rows, const float* x, size_t stride, const Rows& y);
+void quantise(const Matrix& w, const float* x, int8_t* q, float* scale, int32_t* sums);
+void matmul(const Matrix& w, int p0, int p1, int rows, const Acts& x, const Rows& y);
 void add(float* x, const float* y, int n);
 void swiglu(const float* gate, const float* up, float* out, int n);
 void rotate(float* x, const float* cos, const float* sin, int half);

@@ -173,20 +173,30 @@ NB_MODULE(_engine, mod) {
   nb::enum_<Model::Norm>(mod, "Norm")
       .value("IN", Model::NORM_IN).value("MID", Model::NORM_MID).value("Q", Model::NORM_Q).value("K", Model::NORM_K).value("OUT", Model::NORM_OUT);
 
+  nb::enum_<Matrix::Kind>(mod, "Kind")
+      .value("F32", Matrix::F32).value("BF16", Matrix::BF16).value("I8", Matrix::I8).value("I4", Matrix::I4);
+  nb::enum_<Model::Embedding>(mod, "Embedding")
+      .value("IN_HEAD", Model::IN_HEAD).value("F32", Model::ROWS_F32).value("BF16", Model::ROWS_BF16).value("F16", Model::ROWS_F16);
+
   nb::class_<Model>(mod, "Model")
       .def("__init__", [](Model* self, int width, int layers, int heads, int kv_heads, int head_dim, int inner, int vocab, int context,
-                          float norm_eps, bool tied, bool int8, std::vector<int> windows, std::vector<int> rotary,
-                          std::vector<float> frequency, int threads) {
+                          float norm_eps, Matrix::Kind kind, Matrix::Kind head_kind, int group, Model::Embedding embedding, bool qkv_bias,
+                          bool out_bias, bool mlp_bias, bool qk_norm, std::vector<int> windows, std::vector<int> rotary,
+                          std::vector<float> frequency, int threads, const std::string& packed, const std::string& key) {
         for (int v : {width, layers, heads, kv_heads, head_dim, inner, vocab, context, threads}) require(v >= 1, "a model's sizes must be positive");
         require(heads % kv_heads == 0, "query heads must be a multiple of key heads");
         require(head_dim % 2 == 0 && head_dim <= 1024, "head_dim must be even and at most 1024");
+        require(group > 0 && group % COLUMNS == 0, "int4 groups are multiples of 32 columns");
         require((int)windows.size() == layers && (int)rotary.size() == layers, "windows and rotary have one entry per layer");
         require((int)frequency.size() == head_dim / 2, "frequency has one entry per pair of head dimensions");
         require(threads <= MAX_THREADS, "too many threads");
-        new (self) Model(Config{width, layers, heads, kv_heads, head_dim, inner, vocab, context, norm_eps, tied, int8, std::move(windows),
-                                std::move(rotary), std::move(frequency), threads});
+        Config c{width, layers, heads, kv_heads, head_dim, inner, vocab, context, norm_eps, kind, head_kind, group, embedding, qkv_bias,
+                 out_bias, mlp_bias, qk_norm, std::move(windows), std::move(rotary), std::move(frequency), threads};
+        nb::gil_scoped_release release;
+        new (self) Model(std::move(c), packed, key);
       }, nb::kw_only(), "width"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "inner"_a, "vocab"_a, "context"_a, "norm_eps"_a,
-         "tied"_a, "int8"_a, "windows"_a, "rotary"_a, "frequency"_a, "threads"_a)
+         "kind"_a, "head_kind"_a, "group"_a, "embedding"_a, "qkv_bias"_a, "out_bias"_a, "mlp_bias"_a, "qk_norm"_a, "windows"_a,
+         "rotary"_a, "frequency"_a, "threads"_a, "packed"_a, "key"_a)
       .def("put_floats", [](Model& m, Model::Part p, int layer, int row, In<float, 2> w) {
         nb::gil_scoped_release release;
         m.put_floats(p, layer, row, (int)w.shape(0), (int)w.shape(1), w.data());
@@ -196,28 +206,37 @@ NB_MODULE(_engine, mod) {
         nb::gil_scoped_release release;
         m.put_bytes(p, layer, row, (int)w.shape(0), (int)w.shape(1), w.data(), scale.data());
       })
+      .def("put_nibbles", [](Model& m, Model::Part p, int layer, int row, In<int8_t, 2> w, In<uint16_t, 2> scale) {
+        require(scale.shape(0) == w.shape(0) && scale.shape(1) * m.c.group == w.shape(1), "one scale per row and group");
+        nb::gil_scoped_release release;
+        m.put_nibbles(p, layer, row, (int)w.shape(0), (int)w.shape(1), w.data(), scale.data());
+      })
       .def("put_bias", [](Model& m, Model::Part p, int layer, int row, In<float, 1> b) { m.put_bias(p, layer, row, (int)b.shape(0), b.data()); })
       .def("put_norm", [](Model& m, Model::Norm n, int layer, In<float, 1> w) { m.put_norm(n, layer, (int)w.shape(0), w.data()); })
       .def("put_embedding", [](Model& m, In<float, 2> w) {
-        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width, "the embedding is [V, M]");
-        m.put_embedding(Model::EMBED_F32, w.data());
+        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width && m.c.embedding == Model::ROWS_F32, "the embedding is [V, M]");
+        m.put_embedding(w.data());
       })
-      .def("put_embedding_half", [](Model& m, In<uint16_t, 2> w, bool brain) {
-        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width, "the embedding is [V, M]");
-        m.put_embedding(brain ? Model::EMBED_BF16 : Model::EMBED_F16, w.data());
+      .def("put_embedding_half", [](Model& m, In<uint16_t, 2> w) {
+        require(w.shape(0) == (size_t)m.c.vocab && w.shape(1) == (size_t)m.c.width &&
+                    (m.c.embedding == Model::ROWS_BF16 || m.c.embedding == Model::ROWS_F16), "the embedding is [V, M]");
+        m.put_embedding(w.data());
       })
       .def("ready", &Model::ready)
       .def("embed", &embed)
       .def_prop_ro("isa", [](Model& m) { return m.k.name; })
       .def_prop_ro("threads", [](Model& m) { return m.c.threads; })
       .def_prop_ro("gate_rows", [](Model& m) { return m.ip; }, "Row of GATE_UP where the up projection starts.")
+      .def("save", [](Model& m, const std::string& path, const std::string& key) {
+        nb::gil_scoped_release release;
+        m.save(path, key);
+      }, "Write the packed weights to a file that `packed` can name later.")
+      .def_prop_ro("mapped", &Model::mapped, "Whether the weights are a packed file's.")
       .def("weight_bytes", &Model::weight_bytes)
-      .def("pieces", [](nb::handle_t<Model> self) {
+      .def("weights", [](nb::handle_t<Model> self) {
         Model& m = nb::cast<Model&>(self);
-        nb::list out;
-        for (auto& [p, n] : m.pieces()) out.append(nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(p, {n}, self)));
-        return out;
-      }, "Every weight storage as bytes, in a fixed order.");
+        return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(m.weights(), {m.weight_bytes()}, self);
+      }, "All weights as bytes, in the order they lie in.");
 
   nb::class_<Session>(mod, "Session")
       .def("__init__", [](Session* self, std::shared_ptr<Model> m, int rows, int capacity, bool poison) { new (self) Session(std::move(m), rows, capacity, poison); },

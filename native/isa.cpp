@@ -1,4 +1,12 @@
 // Which instruction set to use: the best this processor has, or the one named by STENO_ISA.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -9,16 +17,33 @@
 namespace steno {
 namespace {
 
+#if defined(__x86_64__)
+// AMX: the processor has int8 tiles, and the system lets this process use them (Linux asks to be asked).
+bool tiles_granted() {
+  unsigned a, b, c, d;
+  constexpr unsigned TILE = 1u << 24, INT8 = 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (TILE | INT8)) != (TILE | INT8)) return false;
+#if defined(__linux__)
+  constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 const Kernels* const* usable() {
-  static const Kernels* list[5] = {};
+  static const Kernels* list[6] = {};
   if (list[0]) return list;
   int n = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  bool two = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool two = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   bool five = two && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (five && __builtin_cpu_supports("avx512vnni")) list[n++] = &avx512vnni::table;
+  bool vnni = five && __builtin_cpu_supports("avx512vnni");
+  if (vnni && tiles_granted()) list[n++] = &amx::table;
+  if (vnni) list[n++] = &avx512vnni::table;
   if (five) list[n++] = &avx512::table;
   if (two) list[n++] = &avx2::table;
 #endif
@@ -29,7 +54,7 @@ const Kernels* const* usable() {
 }  // namespace
 
 const char* const* kernel_names() {
-  static const char* names[5] = {};
+  static const char* names[6] = {};
   for (int i = 0; usable()[i]; i++) names[i] = usable()[i]->name;
   return names;
 }

@@ -9,22 +9,44 @@ constexpr int PANEL = 16;       // rows of a matrix that are packed together
 constexpr int QUERIES = 4;      // queries an attention call takes at once
 constexpr int MAX_WIDTH = 256;  // nodes a row may have in one forward
 constexpr int CHUNK = 256;      // key slots summed apart from the others; part of the arithmetic, see attend()
+constexpr int COLUMNS = 32;     // an int4 matrix is padded to a multiple of this
 constexpr int K_BLOCK = 256;    // columns of a float matrix summed apart from the others; part of the arithmetic
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // A weight matrix [n, k] in panels of 16 rows, k padded to kp, missing rows zero.
-//   F32  panel: [kp][16] floats
-//   I8   panel: [kp / 4][16][4] signed bytes; value = byte * scale[row]
+//   F32   panel: [kp][16] floats
+//   BF16  panel: [kp][16] upper halves of floats
+//   I8    panel: [kp / 4][16][4] signed bytes; value = byte * scale[row]
+//   I4    panel: [kp / 8][16][4] bytes: columns 8j..8j+3 in the low halves, 8j+4..8j+7 in the high ones, each + 8;
+//         value = (number - 8) * group_scale[panel][column / group][row]
 struct Matrix {
-  enum Kind : uint8_t { F32, I8 };
+  enum Kind : uint8_t { F32, BF16, I8, I4 };
   Kind kind = F32;
   int n = 0, k = 0, kp = 0, panels = 0;
+  int group = 0;                   // I4: columns that share a scale
   void* w = nullptr;
-  float* scale = nullptr;
-  int32_t* shift = nullptr;  // I8: -128 * row sum, undoes the +128 of unsigned activations
+  float* scale = nullptr;          // I8
+  int32_t* shift = nullptr;        // I8: -128 * row sum, undoes the +128 of unsigned activations
+  uint16_t* group_scale = nullptr; // I4: float16
   float* bias = nullptr;
 };
+
+// Rows of activations in the form that a kind of matrix multiplies. Bytes come with a scale per row, and for I4 with the
+// sum of every group of columns. A row of bytes is `stride` apart from the next, and zero beyond kp up to a multiple of 64;
+// there are readable rows up to a multiple of 16.
+struct Acts {
+  const float* f = nullptr;  // stride kp
+  const int8_t* q = nullptr;
+  size_t stride = 0;
+  const float* scale = nullptr;
+  const int32_t* sums = nullptr;  // stride kp / group
+};
+
+inline size_t byte_stride(int kp) {  // an odd number of cache lines: rows then fall into different sets of the cache
+  int lines = (kp + 63) / 64;
+  return (size_t)(lines | 1) * 64;
+}
 
 // Where row m of a product goes: base + (map ? map[m] : m) * stride.
 struct Rows {
@@ -54,10 +76,10 @@ struct Kernels {
   const char* name;
   // out = x / rms(x) * w, over d values padded with zeros to a multiple of 16
   void (*norm)(const float* x, const float* w, float eps, int d, float* out);
-  // bytes and scale of one row; kp a multiple of 16
-  void (*quantise)(const float* x, int kp, int8_t* q, float* scale);
-  void (*matmul_i8)(const Matrix& w, int p0, int p1, int rows, const int8_t* x, size_t stride, const float* scale, const Rows& y);
-  void (*matmul_f32)(const Matrix& w, int p0, int p1, int rows, const float* x, size_t stride, const Rows& y);
+  // one row of activations as `w` (I8 or I4) wants it
+  void (*quantise)(const Matrix& w, const float* x, int8_t* q, float* scale, int32_t* sums);
+  // panels [p0, p1) of w times rows of activations
+  void (*matmul)(const Matrix& w, int p0, int p1, int rows, const Acts& x, const Rows& y);
   void (*add)(float* x, const float* y, int n);
   void (*swiglu)(const float* gate, const float* up, float* out, int n);
   // rotates the pairs (x[j], x[j + half])
@@ -79,6 +101,7 @@ STENO_DECLARE(scalar)
 STENO_DECLARE(avx2)
 STENO_DECLARE(avx512)
 STENO_DECLARE(avx512vnni)
+STENO_DECLARE(amx)
 #undef STENO_DECLARE
 
 }  // namespace steno

@@ -1,6 +1,9 @@
 #include "memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -44,6 +47,34 @@ void release(void* p, size_t bytes) {
   void* base;
   std::memcpy(&base, static_cast<char*>(p) - sizeof(void*), sizeof(void*));
   munmap(base, mapped(bytes));
+}
+
+Mapped::Mapped(const char* path) {
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  struct stat about;
+  if (fstat(file, &about) == 0 && about.st_size > 0) {
+    size_t size = (size_t)about.st_size, room = mapped(size);
+    void* base = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base != MAP_FAILED) {
+      base_ = base;
+      base_bytes_ = room;
+      size_t at = (reinterpret_cast<size_t>(base) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+      void* got = mmap(reinterpret_cast<void*>(at), size, PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0);
+      if (got != MAP_FAILED) {
+        data = static_cast<const char*>(got);
+        bytes = size;
+#if defined(MADV_HUGEPAGE)
+        madvise(got, size, MADV_HUGEPAGE);
+#endif
+      }
+    }
+  }
+  close(file);
+}
+
+Mapped::~Mapped() {
+  if (base_) munmap(base_, base_bytes_);
 }
 
 }  // namespace steno

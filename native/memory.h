@@ -18,6 +18,20 @@ struct Memory {
   Memory& operator=(const Memory&) = delete;
 };
 
+// A file of weights in memory, for reading, aligned so that the system can use huge pages for it.
+struct Mapped {
+  const char* data = nullptr;
+  size_t bytes = 0;
+  explicit Mapped(const char* path);  // data stays null where the file cannot be opened
+  ~Mapped();
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+
+ private:
+  void* base_ = nullptr;
+  size_t base_bytes_ = 0;
+};
+
 // Memory of at least `count` items. Growing drops the contents and makes new memory: whoever still holds the old piece
 // (a numpy view handed out before) keeps it.
 template <class T>

@@ -3,6 +3,29 @@
 #include "lanes.h"
 
 namespace steno::STENO_TARGET {
+namespace {
+
+INL int32_t sum(I a) {
+  int32_t lane[16], total = 0;
+  store(lane, a);
+  for (int j = 0; j < 16; j++) total += lane[j];
+  return total;
+}
+
+// Sixteen numbers in [-128, 127] as bytes, or as unsigned bytes 128 larger.
+INL void put_bytes(int8_t* q, I v, bool offset) {
+#if defined(__AVX512F__)
+  __m128i b = _mm512_cvtepi32_epi8((__m512i)v.v[0]);
+  if (offset) b = _mm_xor_si128(b, _mm_set1_epi8((char)0x80));
+  _mm_storeu_si128((__m128i*)q, b);
+#else
+  int32_t lane[16];
+  store(lane, v);
+  for (int j = 0; j < 16; j++) q[j] = (int8_t)(offset ? lane[j] ^ 0x80 : lane[j]);
+#endif
+}
+
+}  // namespace
 
 void norm(const float* x, const float* w, float eps, int d, float* out) {
   int dp = round_up(d, LANES);
@@ -14,9 +37,10 @@ void norm(const float* x, const float* w, float eps, int d, float* out) {
 
 // The largest magnitude is found on the bit patterns, where NaN is larger than everything: a NaN makes the scale, and so
 // the whole product, NaN instead of a plausible number.
-void quantise(const float* x, int kp, int8_t* q, float* scale) {
+void quantise(const Matrix& w, const float* x, int8_t* q, float* scale, int32_t* sums) {
+  int end = round_up(w.k, LANES);
   I top = set(0);
-  for (int k = 0; k < kp; k += LANES) {
+  for (int k = 0; k < end; k += LANES) {
     I a = bits(load(x + k)) & set((int32_t)0x7FFFFFFF);
     top = pick(a > top, a, top);
   }
@@ -28,19 +52,25 @@ void quantise(const float* x, int kp, int8_t* q, float* scale) {
   bool zero = peak < 1e-30f;
   *scale = zero ? 0.0f : peak / 127.0f;
   F by = set(zero ? 0.0f : 127.0f / peak);
-  for (int k = 0; k < kp; k += LANES) {
+  I part = set(0);
+  for (int k = 0; k < end; k += LANES) {
     I v = nearest(load(x + k) * by);
-#if defined(__AVX512F__)
-    __m128i b = _mm512_cvtepi32_epi8((__m512i)v.v[0]);
-#if defined(__AVX512VNNI__)
-    b = _mm_xor_si128(b, _mm_set1_epi8((char)0x80));
-#endif
-    _mm_storeu_si128((__m128i*)(q + k), b);
-#else
-    store(lane, v);
-    for (int j = 0; j < 16; j++) q[k + j] = (int8_t)lane[j];
-#endif
+    put_bytes(q + k, v, UNSIGNED_ACTS && w.kind == Matrix::I8);
+    if (w.kind == Matrix::I4) {
+      part = part + v;
+      if ((k + LANES) % w.group == 0) {
+        sums[k / w.group] = sum(part);
+        part = set(0);
+      }
+    }
   }
+  if (w.kind == Matrix::I4)
+    for (int k = end; k < w.kp; k += LANES)  // the last group: zeros from here on
+      if ((k + LANES) % w.group == 0) {
+        sums[k / w.group] = sum(part);
+        part = set(0);
+      }
+  __builtin_memset(q + end, 0, round_up(w.kp, 64) - end);
 }
 
 void add(float* x, const float* y, int n) {

@@ -50,7 +50,8 @@ struct Pass {
   std::vector<Group> groups;
   int units = 0;        // attention calls per layer
   bool fused = false;   // the thread that attends also stages
-  int k_max = 0, score_stride = 0;
+  size_t q_max = 0;  // bytes of the longest quantised row
+  int sums_max = 0, score_stride = 0;
   size_t own_floats = 0;
 
   void prepare();
@@ -83,7 +84,10 @@ void Pass::prepare() {
   }
   int pairs = (int)groups.size() * c.kv_heads;
   fused = threads == 1 || pairs >= 4 * threads || (pairs % threads == 0 && count == (int)groups.size());
-  k_max = std::max({m.dp, m.op, m.ip});
+  for (const Matrix* a : {&m.layer[0].qkv, &m.layer[0].out, &m.layer[0].down, &m.head}) {
+    q_max = std::max(q_max, byte_stride(a->kp));
+    if (a->group) sums_max = std::max(sums_max, a->kp / a->group);
+  }
   score_stride = round_up(s.capacity + 2 * PANEL, PANEL);
 
   Workspace& w = m.work;
@@ -100,8 +104,10 @@ void Pass::prepare() {
   w.y.get(stretch(n, m.dp));
   w.gu.get(stretch(n, 2 * m.ip));
   w.act.get(stretch(n, m.ip));
-  w.scale.get(stretch(n, 1) + stretch(threads, 64));
-  w.bytes.get(stretch(n, k_max) + stretch(threads, 2 * k_max));
+  // Quantised rows, with room for a whole tile of them; each thread that works alone has two of its own.
+  w.scale.get(stretch(n, 1) + stretch(threads, 2));
+  w.bytes.get((size_t)(round_up(n, 16) + 16 * threads) * q_max);
+  w.sums.get((size_t)(n + 2 * threads) * sums_max);
   w.best.get(stretch(threads, std::max(head_count, 1)));
   w.best_id.get(stretch(threads, std::max(head_count, 1)));
   w.unit.store(0);
@@ -188,24 +194,28 @@ void Pass::body(int t) {
   float* h = w.h.data();
   int8_t* bytes = w.bytes.data();
   float* scale = w.scale.data();
+  int32_t* sums = w.sums.data();
   if (solo) {
     x = own;
     h = own + 2 * stretch(m.dp, 1);
-    bytes += stretch(std::max(count, 2), k_max) + stretch(t, 2 * k_max);
-    scale += std::max(count, 2) + 64 * t;
+    bytes += (size_t)(16 + 16 * t) * q_max;
+    scale += 2 + 2 * t;
+    sums += (size_t)(2 + 2 * t) * sums_max;
   }
   float* attention = own + (solo ? 4 * stretch(m.dp, 1) : 0);
+  bool exact = c.kind == Matrix::I8 || c.kind == Matrix::I4;  // the layers multiply whole numbers
   auto meet = [&] { pool.meet(threads, t); };
   auto settle = [&] { if (!solo) pool.meet(threads, t); };
   auto each = [&](int n, auto f) {
     for (int i = solo ? 0 : t; i < n; i += solo ? 1 : threads) f(i);
   };
-  auto quantise = [&](const float* rows, size_t stride, int kp, int i) {
-    if (c.int8) k.quantise(rows + i * stride, kp, bytes + stretch(i, kp), scale + i);
+  // Row i of the activations that `a` will multiply.
+  auto quantise = [&](const Matrix& a, const float* rows, size_t stride, int i) {
+    if (a.kind == Matrix::I8 || a.kind == Matrix::I4)
+      k.quantise(a, rows + i * stride, bytes + i * byte_stride(a.kp), scale + i, a.group ? sums + stretch(i, a.kp / a.group) : nullptr);
   };
   auto product = [&](const Matrix& a, const float* rows, int a0, int a1, int n, const Rows& y) {
-    if (c.int8) k.matmul_i8(a, a0, a1, n, bytes, a.kp, scale, y);
-    else k.matmul_f32(a, a0, a1, n, rows, a.kp, y);
+    k.matmul(a, a0, a1, n, Acts{rows, bytes, byte_stride(a.kp), scale, sums}, y);
   };
   auto times = [&](const Matrix& a, const float* rows, float* y, size_t stride) {
     int p0, p1;
@@ -236,7 +246,7 @@ void Pass::body(int t) {
     const Layer& a = m.layer[l];
     each(count, [&](int i) {
       k.norm(x + stretch(i, m.dp), a.norm_in, c.norm_eps, c.width, h + stretch(i, m.dp));
-      quantise(h, m.dp, m.dp, i);
+      quantise(a.qkv, h, m.dp, i);
     });
     settle();
     times(a.qkv, h, w.qkv.data(), stretch(a.qkv.panels, PANEL));
@@ -259,8 +269,8 @@ void Pass::body(int t) {
     }
     meet();
     if (t == 0) w.unit.store(0, std::memory_order_relaxed);  // seen by all: several meetings lie before the next use
-    if (c.int8) {
-      each(count, [&](int i) { quantise(w.o.data(), m.op, m.op, i); });
+    if (exact) {
+      each(count, [&](int i) { quantise(a.out, w.o.data(), m.op, i); });
       settle();
     }
     times(a.out, w.o.data(), w.y.data(), m.dp);
@@ -268,7 +278,7 @@ void Pass::body(int t) {
     each(count, [&](int i) {
       k.add(x + stretch(i, m.dp), w.y.data() + stretch(i, m.dp), m.dp);
       k.norm(x + stretch(i, m.dp), a.norm_mid, c.norm_eps, c.width, h + stretch(i, m.dp));
-      quantise(h, m.dp, m.dp, i);
+      quantise(a.gate_up, h, m.dp, i);
     });
     settle();
     {
@@ -282,8 +292,8 @@ void Pass::body(int t) {
         k.swiglu(y[i] + p0 * PANEL, y[i] + m.ip + p0 * PANEL, w.act.data() + stretch(i, m.ip) + p0 * PANEL, (p1 - p0) * PANEL);
     }
     meet();
-    if (c.int8) {
-      each(count, [&](int i) { quantise(w.act.data(), m.ip, m.ip, i); });
+    if (exact) {
+      each(count, [&](int i) { quantise(a.down, w.act.data(), m.ip, i); });
       settle();
     }
     times(a.down, w.act.data(), w.y.data(), m.dp);
@@ -298,7 +308,7 @@ void Pass::body(int t) {
   settle();  // the j-th head may be another thread's node
   each(head_count, [&](int j) {
     k.norm(x + stretch(head[j], m.dp), m.norm_out, c.norm_eps, c.width, h + stretch(j, m.dp));
-    quantise(h, m.dp, m.dp, j);
+    quantise(m.head, h, m.dp, j);
   });
   settle();
   int p0, p1;

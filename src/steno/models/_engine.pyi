@@ -29,6 +29,18 @@ class Norm(Enum):
     K = 3
     OUT = 4
 
+class Kind(Enum):
+    F32 = 0
+    BF16 = 1
+    I8 = 2
+    I4 = 3
+
+class Embedding(Enum):
+    IN_HEAD = 0
+    F32 = 1
+    BF16 = 2
+    F16 = 3
+
 class Model:
     def __init__(
         self,
@@ -42,12 +54,20 @@ class Model:
         vocab: int,
         context: int,
         norm_eps: float,
-        tied: bool,
-        int8: bool,
+        kind: Kind,
+        head_kind: Kind,
+        group: int,
+        embedding: Embedding,
+        qkv_bias: bool,
+        out_bias: bool,
+        mlp_bias: bool,
+        qk_norm: bool,
         windows: Sequence[int],
         rotary: Sequence[int],
         frequency: Sequence[float],
         threads: int,
+        packed: str,
+        key: str,
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -60,11 +80,17 @@ class Model:
     def put_bias(self, part: Part, layer: int, row: int, values: Floats, /) -> None: ...
     def put_norm(self, norm: Norm, layer: int, values: Floats, /) -> None: ...
     def put_embedding(self, values: Floats, /) -> None: ...
-    def put_embedding_half(self, values: npt.NDArray[np.uint16], brain: bool, /) -> None: ...
+    def put_nibbles(
+        self, part: Part, layer: int, row: int, values: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16], /
+    ) -> None: ...
+    def put_embedding_half(self, values: npt.NDArray[np.uint16], /) -> None: ...
+    def save(self, path: str, key: str, /) -> None: ...
+    @property
+    def mapped(self) -> bool: ...
+    def weights(self) -> npt.NDArray[np.uint8]: ...
     def ready(self) -> None: ...
     def embed(self, ids: Ints, /) -> Floats: ...
     def weight_bytes(self) -> int: ...
-    def pieces(self) -> list[npt.NDArray[np.uint8]]: ...
 
 class Session:
     def __init__(self, model: Model, rows: int, capacity: int, poison: bool) -> None: ...

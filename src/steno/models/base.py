@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from steno.core.errors import UserError, nearest
 
 BACKENDS = ("auto", "native", "hf", "table")
-WEIGHTS = ("auto", "fp32", "bf16", "int8")
+WEIGHTS = ("auto", "fp32", "bf16", "int8", "int4", "int4-64", "int4-128")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 A folder holds `config.json` and `*.safetensors` (one file, or shards named by `model.safetensors.index.json`). Number
 forms: F32, F16, BF16, and the integer forms of compressed-tensors ("int-quantized", "naive-quantized",
 "pack-quantized"). A matrix whose rows have one scale each stays whole numbers, so that a backend with integer
-arithmetic need not round it again; one with scales per group becomes floats.
+arithmetic need not round it again, and so does one with scales per group of columns.
 
 Every fault is a ModelError that names the file, the tensor and the remedy: a checkpoint that loads is whole, finite and
 of the shapes the config says.
@@ -46,7 +46,7 @@ _AGAIN = "The file is damaged or was not downloaded whole; fetch it again."
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A weight matrix [N, K]: `floats`, or `ints` [N, K] times `scales` [N]."""
+    """A weight matrix [N, K]: `floats`, or `ints` [N, K] times `scales` [N], or [N, G] for G groups of columns."""
 
     floats: F32 | None = None
     ints: I8 | None = None
@@ -58,7 +58,11 @@ class Linear:
             return self.floats
         assert self.ints is not None
         assert self.scales is not None
-        return self.ints.astype(np.float32) * self.scales[:, None]
+        if self.scales.ndim == 1:
+            return self.ints.astype(np.float32) * self.scales[:, None]
+        grouped = self.ints.reshape(*self.scales.shape, -1).astype(np.float32)
+        grouped *= self.scales[:, :, None]
+        return grouped.reshape(self.ints.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,14 @@ class Checkpoint:
                 f"integer forms can be read here. Use --backend hf, or the unquantised model."
             )
         return record
+
+    @cached_property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Columns that share a scale, by the quantization groups that have such at 4 bits."""
+        groups = (self.quantization or {}).get("config_groups")
+        weights = [g.get("weights") or {} for g in groups.values()] if isinstance(groups, dict) else []
+        sizes = {w.get("group_size") for w in weights if w.get("strategy") == "group" and w.get("num_bits") == 4}
+        return tuple(sorted(size for size in sizes if isinstance(size, int)))
 
     @cached_property
     def _bit_widths(self) -> tuple[int, ...]:
@@ -221,9 +233,7 @@ class Checkpoint:
                 f"{self.entry(scale_name).file}: tensor {scale_name} has shape {list(scales.shape)}, which is neither "
                 f"one scale per row nor per group of a {rows} x {columns} matrix. Use --backend hf."
             )
-        grouped = ints.reshape(rows, scales.shape[1], -1).astype(np.float32)
-        grouped *= scales[:, :, None]
-        return Linear(floats=grouped.reshape(rows, columns))
+        return Linear(ints=ints, scales=scales)
 
     def _symmetric(self, name: str) -> None:
         """Refuse forms whose whole numbers mean something else."""

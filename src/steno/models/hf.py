@@ -70,9 +70,9 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
         raise ModelError(
             f"config.json of {folder.name} names the architecture {came}, which is no causal language model"
         )
-    if spec.weights == "int8":
+    if spec.weights.startswith("int"):
         raise ModelError(
-            "the hf backend has no int8 arithmetic of its own. Use --backend native, or the knob weights.rtn."
+            f"the hf backend has no {spec.weights} arithmetic of its own. Use --backend native, or the knob weights.rtn."
         )
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("there is no CUDA device for device=cuda. Use device=cpu.")

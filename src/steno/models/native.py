@@ -4,29 +4,29 @@ Equal weights and ids give equal logits, bit for bit, for any query width, tree,
 set (docs/decisions/arithmetic.md). A whole forward is one native call without the interpreter lock.
 
 Environment: `STENO_THREADS` compute threads, `STENO_ISA` the instruction set ("scalar", "avx2", "avx512",
-"avx512vnni"), `STENO_POISON=1` fills memory that must not be read with NaN.
+"avx512vnni", "amx"), `STENO_CACHE` the folder of packed weights (see `_packed`), `STENO_POISON=1` fills memory that must not be read with NaN.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steno.core import Caps, Keeps, Nodes, Want
-from steno.core.errors import CapsError, ModelError, PromptError, UserError, nearest
+from steno.core.errors import CapsError, PromptError, UserError
 from steno.core.tier import CacheSpec
 
-from ._engine import MAX_THREADS, MAX_WIDTH, Norm, Part
+from ._config import Shape, read_shape
+from ._engine import MAX_THREADS, MAX_WIDTH
 from ._engine import Model as Engine
 from ._engine import Session as Rows
-from .checkpoint import Checkpoint, Linear, read_json
+from ._fill import choose_form, embedding_form, fill
+from ._packed import keep, packed_file, packed_key
+from .checkpoint import Checkpoint, read_json
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -34,56 +34,37 @@ Floats = npt.NDArray[np.float32]
 ARITHMETIC = "steno native 1"
 """Name of the arithmetic; a change that may move one bit of any logit gets a new one."""
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-WEIGHTS = ("auto", "int8", "fp32")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What the config says of the network. `windows[l]` is 0 where layer l sees everything."""
-
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    inner: int
-    vocab: int
-    context: int
-    norm_eps: float
-    tied: bool
-    qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    windows: tuple[int, ...]
-    frequency: tuple[float, ...]
 
 
 def load(path: str | Path, *, weights: str = "auto", threads: int | None = None) -> "NativeModel":
     """Load a Hugging Face folder.
 
-    weights  "int8": whole numbers with one scale per row, as stored where the checkpoint has them, rounded here
-             otherwise; "fp32": floats; "auto": int8
+    weights  one of `FORMS`; "auto": int4 where the checkpoint is, else int8. Whole numbers with scales are taken as the
+             checkpoint has them where the form can hold them, everything else is rounded here
     threads  compute threads; None: `STENO_THREADS`, else all usable cores
 
     Raises ModelError where the model is missing, damaged or of another family; UserError for the other arguments.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights: the native backend has no form {weights!r}. {nearest(weights, WEIGHTS)}")
     checkpoint = Checkpoint(path)
     _ = checkpoint.quantization  # refuses other schemes before their tensors look merely misshapen
     shape = read_shape(checkpoint)
-    int8 = weights != "fp32"
+    form = choose_form(checkpoint, weights)
+    key = packed_key(checkpoint, f"{ARITHMETIC}\n{form}\n{shape}")
+    file = packed_file(key)
     engine = Engine(
         width=shape.width, layers=shape.layers, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
-        inner=shape.inner, vocab=shape.vocab, context=shape.context, norm_eps=shape.norm_eps, tied=shape.tied,
-        int8=int8, windows=list(shape.windows), rotary=[1] * shape.layers, frequency=list(shape.frequency),
-        threads=_count_threads(threads),
+        inner=shape.inner, vocab=shape.vocab, context=shape.context, norm_eps=shape.norm_eps,
+        kind=form.kind, head_kind=form.head, group=form.group, embedding=embedding_form(checkpoint, shape),
+        qkv_bias=shape.qkv_bias, out_bias=shape.out_bias, mlp_bias=shape.mlp_bias, qk_norm=shape.qk_norm,
+        windows=list(shape.windows), rotary=[1] * shape.layers, frequency=list(shape.frequency),
+        threads=_count_threads(threads), packed=str(file or ""), key=key,
     )  # fmt: skip
-    _fill(engine, checkpoint, shape, int8)
-    engine.ready()
-    return NativeModel(engine, checkpoint.path, shape, "int8" if int8 else "fp32", _stops(checkpoint))
+    if not engine.mapped:
+        fill(engine, checkpoint, shape, form)
+        engine.ready()
+        if file is not None:
+            keep(engine, file, key)
+    return NativeModel(engine, checkpoint.path, shape, form.name, _stops(checkpoint))
 
 
 class NativeModel:
@@ -115,8 +96,7 @@ class NativeModel:
     def fingerprint(self) -> str:
         if not self._fingerprint:
             digest = hashlib.sha256(f"{ARITHMETIC}\n{self.weights}\n{self.shape}".encode())
-            for piece in self.engine.pieces():
-                digest.update(piece.data)
+            digest.update(self.engine.weights().data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -222,158 +202,6 @@ class NativeSession:
 
     def cache_bytes(self) -> dict[str, int]:
         return {"payload": self._engine.cache_bytes()}
-
-
-def read_shape(checkpoint: Checkpoint) -> Shape:
-    """The network a config describes. Raises ModelError where the engine cannot run it."""
-    config, file = checkpoint.config, checkpoint.path / "config.json"
-    names = config.get("architectures") or ["(none named)"]
-    architecture = str(names[0]) if isinstance(names, list) else str(names)
-    if architecture not in ARCHITECTURES:
-        raise ModelError(
-            f"{file}: the native backend cannot run {architecture}; it runs {', '.join(ARCHITECTURES)}. "
-            f"Use --backend hf."
-        )
-
-    def refuse(key: str, value: object, why: str) -> ModelError:
-        return ModelError(f"{file}: {key} is {value!r}: {why}. Use --backend hf.")
-
-    def count(key: str, default: object = None) -> int:
-        value = config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{file}: {key} is {value!r}, expected a positive whole number. Fetch the model again.")
-        return value
-
-    if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise refuse("hidden_act", config["hidden_act"], "the native backend has silu only")
-    width, layers, heads = count("hidden_size"), count("num_hidden_layers"), count("num_attention_heads")
-    kv_heads, head_dim = count("num_key_value_heads", heads), count("head_dim", max(width // heads, 1))
-    if heads % kv_heads:
-        raise refuse("num_key_value_heads", kv_heads, f"it does not divide the {heads} query heads")
-    if head_dim % 2 or head_dim > 1024:
-        raise refuse("head_dim", head_dim, "the native backend has even head widths up to 1024")
-    bias = bool(config.get("attention_bias", False))
-    qwen2 = architecture == "Qwen2ForCausalLM"
-    return Shape(
-        width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, inner=count("intermediate_size"),
-        vocab=count("vocab_size"), context=count("max_position_embeddings", 2048),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        tied=bool(config.get("tie_word_embeddings", False)), qkv_bias=qwen2 or bias, out_bias=bias and not qwen2,
-        mlp_bias=bool(config.get("mlp_bias", False)), qk_norm=architecture == "Qwen3ForCausalLM",
-        windows=_windows(config, architecture, layers), frequency=_frequency(config, head_dim, refuse),
-    )  # fmt: skip
-
-
-def _windows(config: dict[str, Any], architecture: str, layers: int) -> tuple[int, ...]:
-    """Sliding window per layer, 0 for none, by the rules of each architecture's config class."""
-    window = config.get("sliding_window")
-    if not isinstance(window, int) or architecture == "LlamaForCausalLM":
-        return (0,) * layers
-    if architecture == "MistralForCausalLM":
-        return (window,) * layers
-    if not config.get("use_sliding_window", False):
-        return (0,) * layers
-    kinds = config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == layers:
-        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    first = int(config.get("max_window_layers", 28))
-    return tuple(window if layer >= first else 0 for layer in range(layers))
-
-
-def _frequency(
-    config: dict[str, Any], head_dim: int, refuse: Callable[[str, object, str], ModelError]
-) -> tuple[float, ...]:
-    """Rotary frequency [head_dim / 2] as float32 values.
-
-    The powers are taken in decimal arithmetic, whose results the language fixes, and everything after is single IEEE
-    operations in float32: the table is the same on every machine, which a maths library's pow is not.
-    """
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = found if isinstance(found, dict) else {}
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
-    if kind not in ("default", "linear", "llama3"):
-        raise refuse("rope_type", kind, "the native backend has default, linear and llama3 rotary positions")
-    for source in (config, rope):
-        if source.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-            raise refuse(
-                "partial_rotary_factor", source["partial_rotary_factor"], "the native backend rotates whole heads"
-            )
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
-    with localcontext(prec=40):
-        log = Decimal(theta).ln()
-        powers = [
-            float((Decimal(float(np.float32(2 * j) / np.float32(head_dim))) * log).exp()) for j in range(head_dim // 2)
-        ]
-    frequency = np.float32(1.0) / np.array(powers, np.float32)
-    if kind == "linear":
-        frequency = frequency / np.float32(rope["factor"])
-    elif kind == "llama3":
-        factor, low, high = (np.float32(rope[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
-        old = np.float32(rope["original_max_position_embeddings"])
-        waves = np.float32(2 * math.pi) / frequency
-        blend = (old / waves - low) / (high - low)
-        mixed = (np.float32(1) - blend) * frequency / factor + blend * frequency
-        frequency = np.where(waves > old / low, frequency / factor, np.where(waves < old / high, frequency, mixed))
-    return tuple(float(f) for f in frequency)
-
-
-def _fill(engine: Engine, checkpoint: Checkpoint, shape: Shape, int8: bool) -> None:
-    """Hand every tensor to the engine; what is left over is an error, because it would change the model."""
-
-    def put(part: Part, layer: int, row: int, name: str, size: tuple[int, int], *, biased: bool = False) -> Linear:
-        matrix = checkpoint.linear(f"{name}.weight", size)
-        if int8 and matrix.ints is not None and matrix.scales is not None:
-            engine.put_bytes(part, layer, row, np.ascontiguousarray(matrix.ints), matrix.scales)
-        else:
-            engine.put_floats(part, layer, row, np.ascontiguousarray(matrix.dense()))
-        if biased:
-            engine.put_bias(part, layer, row, checkpoint.floats(f"{name}.bias", size[:1]))
-        return matrix
-
-    width, q, kv = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    for layer in range(shape.layers):
-        base = f"model.layers.{layer}"
-        row = 0
-        for name, rows in (("q", q), ("k", kv), ("v", kv)):
-            put(Part.QKV, layer, row, f"{base}.self_attn.{name}_proj", (rows, width), biased=shape.qkv_bias)
-            row += rows
-        put(Part.OUT, layer, 0, f"{base}.self_attn.o_proj", (width, q), biased=shape.out_bias)
-        put(Part.GATE_UP, layer, 0, f"{base}.mlp.gate_proj", (shape.inner, width), biased=shape.mlp_bias)
-        put(Part.GATE_UP, layer, engine.gate_rows, f"{base}.mlp.up_proj", (shape.inner, width), biased=shape.mlp_bias)
-        put(Part.DOWN, layer, 0, f"{base}.mlp.down_proj", (width, shape.inner), biased=shape.mlp_bias)
-        engine.put_norm(Norm.IN, layer, checkpoint.floats(f"{base}.input_layernorm.weight", (width,)))
-        engine.put_norm(Norm.MID, layer, checkpoint.floats(f"{base}.post_attention_layernorm.weight", (width,)))
-        if shape.qk_norm:
-            engine.put_norm(Norm.Q, layer, checkpoint.floats(f"{base}.self_attn.q_norm.weight", (shape.head_dim,)))
-            engine.put_norm(Norm.K, layer, checkpoint.floats(f"{base}.self_attn.k_norm.weight", (shape.head_dim,)))
-    engine.put_norm(Norm.OUT, 0, checkpoint.floats("model.norm.weight", (width,)))
-
-    table = "model.embed_tokens"
-    name = table if shape.tied or not checkpoint.holds("lm_head.weight") else "lm_head"
-    if name == table and not shape.tied:
-        checkpoint.entry("lm_head.weight")
-    head = put(Part.HEAD, 0, 0, name, (shape.vocab, width))
-    # A tied embedding is read from the head's matrix, unless that had to be rounded.
-    if not shape.tied or (int8 and head.ints is None):
-        _embed(engine, checkpoint, f"{table}.weight", shape)
-    known = ("rotary_emb.inv_freq", "_scale", "_zero_point", "_shape")
-    checkpoint.skip(n for n in checkpoint.unread() if n.endswith(known) or (shape.tied and n == "lm_head.weight"))
-    left = checkpoint.unread()
-    if left:
-        raise ModelError(
-            f"{checkpoint.path}: the native backend has no place for tensor {left[0]}"
-            f"{f' and {len(left) - 1} more' if len(left) > 1 else ''}. Use --backend hf."
-        )
-
-
-def _embed(engine: Engine, checkpoint: Checkpoint, name: str, shape: Shape) -> None:
-    size = shape.vocab, shape.width
-    dtype = checkpoint.entry(name).dtype if name in checkpoint else ""
-    if dtype in ("F16", "BF16"):
-        engine.put_embedding_half(checkpoint.halves(name, size), dtype == "BF16")
-    else:
-        engine.put_embedding(np.ascontiguousarray(checkpoint.linear(name, size).dense()))
 
 
 def _stops(checkpoint: Checkpoint) -> frozenset[int]:
