@@ -131,7 +131,7 @@ struct TileI8 : Shape8 {
 #if defined(__AMX_INT8__)
 // The same sums by matrix tiles: 16 rows of activations x 64 columns, times 64 columns x 16 rows of weights, which is a
 // panel's own layout. Tiles start from the shifts and are exact like the rest, so no bit depends on which path ran.
-constexpr int AMX_ROWS = 4;  // fewer are faster without
+constexpr int AMX_ROWS = 8;  // fewer are faster without
 
 struct Tiles {
   struct alignas(64) Config {
@@ -150,98 +150,51 @@ INL void ask(const int8_t* at) {
   for (int j = 0; j < 16; j++) __builtin_prefetch(at + 64 * j);
 }
 
-INL void put_tile(const Matrix& w, int p, const Acts& x, const Rows& y, int m0, int m1, const int32_t* sums) {
-  for (int m = m0; m < m1; m++) finish_i8(w, p, load(sums + (m - m0) * PANEL), x.scale[m], y[m]);
-}
-
-// Up to 16 rows: four panels at once.
-INL void narrow_tiles(const Matrix& w, int p, int panels, const Acts& x, const Rows& y, int m0, int m1) {
+// Two panels, or one, times TALL tiles of 16 rows. Two streams of weights keep memory busier than one or four.
+template <int TALL>
+INL void tiles(const Matrix& w, int p, bool two, const Acts& x, const Rows& y, int m0, int m1) {
   alignas(64) int32_t sums[4][256];
   size_t panel = (size_t)w.kp * PANEL;
   const int8_t* base = (const int8_t*)w.w + p * panel;
   const int8_t* q = x.q + m0 * x.stride;
   const int32_t* shift = w.shift + p * PANEL;
   _tile_loadd(0, shift, 0);
-  if (panels > 1) _tile_loadd(1, shift + PANEL, 0);
-  if (panels > 2) _tile_loadd(2, shift + 2 * PANEL, 0);
-  if (panels > 3) _tile_loadd(3, shift + 3 * PANEL, 0);
-  for (int k = 0; k < w.kp; k += 64) {
-    const int8_t* at = base + (size_t)k * PANEL;
-    _tile_loadd(4, q + k, x.stride);
-    if (m0 == 0) ask(at + 4096);
-    _tile_loadd(5, at, 64);
-    _tile_dpbusd(0, 4, 5);
-    if (panels > 1) {
-      if (m0 == 0) ask(at + panel + 4096);
-      _tile_loadd(6, at + panel, 64);
-      _tile_dpbusd(1, 4, 6);
-    }
-    if (panels > 2) {
-      if (m0 == 0) ask(at + 2 * panel + 4096);
-      _tile_loadd(7, at + 2 * panel, 64);
-      _tile_dpbusd(2, 4, 7);
-    }
-    if (panels > 3) {
-      if (m0 == 0) ask(at + 3 * panel + 4096);
-      _tile_loadd(5, at + 3 * panel, 64);
-      _tile_dpbusd(3, 4, 5);
-    }
-  }
-  _tile_stored(0, sums[0], 64);
-  if (panels > 1) _tile_stored(1, sums[1], 64);
-  if (panels > 2) _tile_stored(2, sums[2], 64);
-  if (panels > 3) _tile_stored(3, sums[3], 64);
-  for (int r = 0; r < panels; r++) put_tile(w, p + r, x, y, m0, m1, sums[r]);
-}
-
-// 17 to 32 rows: two panels at once.
-INL void square_tiles(const Matrix& w, int p, int panels, const Acts& x, const Rows& y, int m0, int m1) {
-  alignas(64) int32_t sums[4][256];
-  size_t panel = (size_t)w.kp * PANEL;
-  const int8_t* base = (const int8_t*)w.w + p * panel;
-  const int8_t* q = x.q + m0 * x.stride;
-  const int32_t* shift = w.shift + p * PANEL;
-  bool two = panels > 1;
-  _tile_loadd(0, shift, 0);
-  _tile_loadd(1, shift, 0);
+  if (TALL > 1) _tile_loadd(1, shift, 0);
   if (two) _tile_loadd(2, shift + PANEL, 0);
-  if (two) _tile_loadd(3, shift + PANEL, 0);
+  if (two && TALL > 1) _tile_loadd(3, shift + PANEL, 0);
   for (int k = 0; k < w.kp; k += 64) {
     const int8_t* at = base + (size_t)k * PANEL;
     if (m0 == 0) ask(at + 4096);
     _tile_loadd(4, q + k, x.stride);
     _tile_loadd(6, at, 64);
     _tile_dpbusd(0, 4, 6);
-    _tile_loadd(5, q + 16 * x.stride + k, x.stride);
-    _tile_dpbusd(1, 5, 6);
+    if (TALL > 1) {
+      _tile_loadd(5, q + 16 * x.stride + k, x.stride);
+      _tile_dpbusd(1, 5, 6);
+    }
     if (two) {
       if (m0 == 0) ask(at + panel + 4096);
       _tile_loadd(7, at + panel, 64);
       _tile_dpbusd(2, 4, 7);
-      _tile_dpbusd(3, 5, 7);
+      if (TALL > 1) _tile_dpbusd(3, 5, 7);
     }
   }
   _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
+  if (TALL > 1) _tile_stored(1, sums[1], 64);
   if (two) _tile_stored(2, sums[2], 64);
-  if (two) _tile_stored(3, sums[3], 64);
-  for (int r = 0; r < panels; r++) {
-    put_tile(w, p + r, x, y, m0, m0 + 16, sums[2 * r]);
-    put_tile(w, p + r, x, y, m0 + 16, m1, sums[2 * r + 1]);
-  }
+  if (two && TALL > 1) _tile_stored(3, sums[3], 64);
+  for (int r = 0; r < 1 + two; r++)
+    for (int m = m0; m < m1; m++) finish_i8(w, p + r, load(sums[2 * r + (m - m0) / 16] + (m - m0) % 16 * PANEL), x.scale[m], y[m]);
 }
 
 void product_amx(const Matrix& w, int p0, int p1, int rows, const Acts& x, const Rows& y) {
-  Tiles tiles;
-  int step = rows <= 16 ? 4 : 2;
-  for (int p = p0; p < p1; p += step) {
-    int some = p1 - p < step ? p1 - p : step;
+  Tiles granted;
+  for (int p = p0; p < p1; p += 2)
     for (int m = 0; m < rows; m += 32) {
       int end = rows - m < 32 ? rows : m + 32;
-      if (end - m > 16) square_tiles(w, p, some, x, y, m, end);
-      else narrow_tiles(w, p, some, x, y, m, end);
+      if (end - m > 16) tiles<2>(w, p, p + 1 < p1, x, y, m, end);
+      else tiles<1>(w, p, p + 1 < p1, x, y, m, end);
     }
-  }
 }
 #endif
 
