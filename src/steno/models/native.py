@@ -1,10 +1,10 @@
 """The C++ engine as a backend: Llama-family models on a CPU, bit-identical however a text is cut into steps.
 
 Equal weights and ids give equal logits, bit for bit, for any query width, tree, batch mix, thread count and instruction
-set (docs/decisions/arithmetic.md). A whole forward is one native call without the interpreter lock.
+set (docs/decisions/0006-arithmetic.md). A whole forward is one native call without the interpreter lock.
 
 Environment: `STENO_THREADS` compute threads, `STENO_ISA` the instruction set ("scalar", "avx2", "avx512",
-"avx512vnni"), `STENO_POISON=1` fills memory that must not be read with NaN.
+"avx512vnni", "neon", "neondot"), `STENO_POISON=1` fills memory that must not be read with NaN.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from ._engine import MAX_THREADS, MAX_WIDTH, Norm, Part
 from ._engine import Model as Engine
 from ._engine import Session as Rows
 from .checkpoint import Checkpoint, Linear, read_json
+from .golden import check_golden, recorded
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -84,6 +85,18 @@ def load(path: str | Path, *, weights: str = "auto", threads: int | None = None)
     _fill(engine, checkpoint, shape, int8)
     engine.ready()
     return NativeModel(engine, checkpoint.path, shape, "int8" if int8 else "fp32", _stops(checkpoint))
+
+
+def self_test(model: "NativeModel") -> bool:
+    """Whether this processor gives the bits that the model's folder records for its weights form; False: none recorded.
+
+    Raises ModelError where they differ.
+    """
+    expected = recorded(model.path, ARITHMETIC, model.weights)
+    if expected is None:
+        return False
+    check_golden(model, expected)
+    return True
 
 
 class NativeModel:
