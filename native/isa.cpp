@@ -11,6 +11,11 @@
 #include <cstring>
 #include <string>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "fault.h"
 #include "kernels.h"
 
@@ -46,6 +51,13 @@ const Kernels* const* usable() {
   if (vnni) list[n++] = &avx512vnni::table;
   if (five) list[n++] = &avx512::table;
   if (two) list[n++] = &avx2::table;
+#elif defined(__aarch64__)
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) list[n++] = &neondot::table;
+#elif defined(__APPLE__)
+  list[n++] = &neondot::table;  // every such processor has it
+#endif
+  list[n++] = &neon::table;
 #endif
   list[n] = &scalar::table;
   return list;

@@ -102,6 +102,8 @@ STENO_DECLARE(avx2)
 STENO_DECLARE(avx512)
 STENO_DECLARE(avx512vnni)
 STENO_DECLARE(amx)
+STENO_DECLARE(neon)
+STENO_DECLARE(neondot)
 #undef STENO_DECLARE
 
 }  // namespace steno

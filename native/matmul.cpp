@@ -56,7 +56,7 @@ INL Bytes bytes(const int8_t* p) {
 
 // acc[row] += the four products of a row. Without a four-way dot product the sign of the weight moves to the activation:
 // |w| <= 128 as an unsigned byte times |x| <= 127 as a signed one, two of them summed, is at most 32512 and cannot
-// saturate 16 bits (the plain maddubs of w + 128 can, and does).
+// saturate 16 bits (the plain maddubs of w + 128 can, and does). The same bound lets NEON sum its pairs in 16 bits.
 INL I dot4(I acc, const Bytes& b, const int8_t* x) {
 #if defined(__AVX512VNNI__)
   int32_t four;
@@ -87,6 +87,19 @@ INL I dot4(I acc, const Bytes& b, const int8_t* x) {
     __m128 low = (__m128)_mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(w, w), 8), v);
     __m128 high = (__m128)_mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(w, w), 8), v);
     acc.v[i] = acc.v[i] + (vi)_mm_shuffle_ps(low, high, 0x88) + (vi)_mm_shuffle_ps(low, high, 0xDD);
+  }
+#elif defined(STENO_NEON)
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(four));
+  for (int i = 0; i < 4; i++) {
+    int8x16_t w = vld1q_s8(b.w + 16 * i);
+#if defined(__ARM_FEATURE_DOTPROD)
+    acc.v[i] = (vi)vdotq_s32((int32x4_t)acc.v[i], w, v);
+#else
+    int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(v)), vmull_high_s8(w, v));
+    acc.v[i] = (vi)vpadalq_s16((int32x4_t)acc.v[i], pairs);
+#endif
   }
 #else
   for (int i = 0; i < REGS; i++)

@@ -41,6 +41,23 @@ def draft_accepted_unverified(monkeypatch):
     monkeypatch.setattr(greedy, "follow", follow)
 
 
+def last_bit(kind, least):
+    """Forwards of `least` nodes and more, in sessions of class `kind`, get one wrong bit per node: the last of a logit."""
+
+    def breakage(monkeypatch):
+        forward = kind.forward
+
+        def rounded(self, nodes, *rest):
+            step = forward(self, nodes, *rest)
+            if nodes.parents.shape[1] >= least:
+                step.logits.view(np.uint32)[..., 0] ^= 1
+            return step
+
+        monkeypatch.setattr(kind, "forward", rounded)
+
+    return breakage
+
+
 def wrong_row(monkeypatch):
     """The acceptor of every row reads the logits of row 0."""
     aim = _view.NodeView.aim

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,9 +16,10 @@ from steno.core import Keeps, Plan, make_knob
 from steno.core.errors import PlanError, PromptError
 from steno.decode.accept import residual
 from steno.measure import Status, from_json, to_json
+from steno.measure._lab import Broken, same
 from steno.measure.base import Verdict
 from steno.measure.conform import verify
-from steno.models.table import TableModel
+from steno.models.table import TableModel, TableSession
 
 MODEL = TableModel(vocab=24, seed=1)
 LOOPING = TableModel(vocab=24, seed=1, order=2)
@@ -82,6 +84,25 @@ def test_a_broken_loop_or_acceptor_fails(monkeypatch, breakage, plan, check):
     found = {c.name: c.detail for c in verdict.failed}
     assert check in found, found
     assert found[check]
+
+
+@pytest.mark.parametrize("plan", [GREEDY, GUMBEL, RESIDUAL], ids=["greedy", "gumbel", "residual"])
+def test_one_wrong_bit_fails_though_every_id_is_right(monkeypatch, plan):
+    """The last bit of one logit, at nodes of drafts alone: no id changes, and each check of bits sees it."""
+    sabotage.last_bit(TableSession, 2)(monkeypatch)
+    found = {c.name: c.detail for c in small(LOOPING, plan).failed}
+    assert {"bits.own", "bits.chain", "bits.tree", "bits.view"} <= set(found)
+    assert "bits are promised, and 1 of 24 logits differ, by up to" in found["bits.own"]
+    assert not [name for name in found if name.startswith(("ids.", "edge.", "law."))]
+
+
+def test_zero_and_minus_zero_are_different_bits():
+    zeros = np.zeros(3, np.float32)
+    assert same(zeros, zeros.copy(), Keeps.BITS, "here") == 0
+    with pytest.raises(Broken, match="here: bits are promised, and 3 of 3 logits differ"):
+        same(-zeros, zeros, Keeps.BITS, "here")
+    with pytest.raises(Broken, match="bits are promised"):
+        same(zeros[:2], zeros, Keeps.BITS, "here")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ from steno.measure.conform import verify
 from steno.models.table import TableModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sabotage
 
 INDEX = scan()
 DRAFTERS = [name for name in INDEX if name.startswith("decode.draft.")]
@@ -111,8 +114,17 @@ def test_on_the_hf_backend_pinned(pinned, drafter, acceptor):
 def test_on_the_native_backend(native, drafter, acceptor):
     verdict = assert_holds(native, plan_of(drafter, acceptor), tokens=8)
     numbers = {c.name: c.numbers for c in verdict.checks}
-    for name in ("bits.chain", "bits.tree"):
+    for name in ("bits.own", "bits.chain", "bits.tree", "bits.view"):
         assert (numbers[name]["bits_promised"], numbers[name]["max_difference"]) == (1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acceptor", ACCEPTORS)
+def test_one_wrong_bit_on_the_native_backend_fails(native, monkeypatch, acceptor):
+    """A rounding that differs in wide forwards by the last bit of one logit is found under every acceptor."""
+    sabotage.last_bit(type(native.open(1, 8)), 2)(monkeypatch)
+    verdict = verify(native, plan_of("decode.draft.suffix", acceptor), tokens=8)
+    assert {"bits.chain", "bits.tree", "bits.view"} <= {c.name for c in verdict.failed}
 
 
 @pytest.mark.slow

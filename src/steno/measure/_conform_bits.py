@@ -28,6 +28,13 @@ def _forced(lab: Lab, done: list[Completion]) -> dict[Past, Floats]:
     return forced(lab.model, lab.plan, texts, [len(c.request.prompt) for c in done], lab.capacity)
 
 
+def _promise(lab: Lab) -> Keeps:
+    """How near logits of drafted and of plain decoding have to be."""
+    caps = lab.open().caps
+    # A session whose trees are weaker has its accepted paths run again as chains by the loop.
+    return Keeps.BITS if Keeps.BITS in (caps.chain_exact, caps.tree_exact) else Keeps.NEAR
+
+
 def logits_equal(kind: str) -> Callable[[Lab], Found]:
     """The check for one shape of drafts."""
 
@@ -35,8 +42,9 @@ def logits_equal(kind: str) -> Callable[[Lab], Found]:
         caps = lab.open().caps
         if kind == "tree" and not caps.tree:
             raise Skip("this session runs chains only")
-        # A session whose trees are weaker has its accepted paths run again as chains by the loop.
-        promise = Keeps.BITS if Keeps.BITS in (caps.chain_exact, caps.tree_exact) else Keeps.NEAR
+        if kind == "own" and not lab.plan.find("decode.draft"):
+            raise Skip("the plan has no drafter")
+        promise = _promise(lab)
         requests = _batch(lab)
         watched = Watched(lab.model)
         done = lab.run(drafted(lab, kind, lab.seeds[0]), requests, len(requests), watched)
@@ -57,7 +65,8 @@ def logits_equal(kind: str) -> Callable[[Lab], Found]:
             numbers["commits_off_the_first_branch"] = watched.branching
         return Found(len(watched.seen), numbers)
 
-    check.__doc__ = f"Logits at committed positions are those of plain decoding, with drafts in {kind}s."
+    drafts = {"own": "the plan's own drafts", "chain": "drafts in chains", "tree": "drafts in trees"}[kind]
+    check.__doc__ = f"Logits at committed positions are those of plain decoding, with {drafts}."
     return check
 
 
@@ -116,6 +125,7 @@ def view(lab: Lab) -> Found:
     done = lab.run(plan, requests, len(requests))
     texts = {c.request.number: c.request.prompt + c.tokens for c in done}
     forced_rows = _forced(lab, done)
+    promise = _promise(lab)
     strays = 0
     apart = 0.0
     begun = {c.request.number: len(c.request.prompt) for c in done}
@@ -133,17 +143,18 @@ def view(lab: Lab) -> Found:
         past = texts[number][:above] + sight.branch
         raw = forced_rows.get(past)
         if raw is None:
-            # A node off the text: asked of a fresh row, for a few of them.
+            # A node off the text: asked of a fresh session of the same size, for a few of them.
             if strays >= 24:
                 continue
             strays += 1
-            fresh = lab.open()
-            fresh.prefill([past[:-1]])
-            raw = np.array(fresh.forward(forest([chain(past[-1:])])).logits[0, 0])
-        apart = max(apart, same(sight.logits, rule.shape(raw, past), Keeps.NEAR, f"{where}, branch {sight.branch}"))
+            fresh = lab.open(len(requests))
+            fresh.prefill([past[:-1], *[[]] * (len(requests) - 1)])
+            raw = np.array(fresh.forward(forest([chain(past[-1:]), *[chain([])] * (len(requests) - 1)])).logits[0, 0])
+        apart = max(apart, same(sight.logits, rule.shape(raw, past), promise, f"{where}, branch {sight.branch}"))
     if not log:
         raise Broken("the loop never asked the acceptor")
-    return Found(len(log), {"off_the_text": strays, "max_difference": apart})
+    numbers = {"bits_promised": float(promise is Keeps.BITS), "off_the_text": strays, "max_difference": apart}
+    return Found(len(log), numbers)
 
 
 def laws(lab: Lab) -> Found:
@@ -183,6 +194,7 @@ def laws(lab: Lab) -> Found:
 
 
 CHECKS = {
+    "bits.own": logits_equal("own"),
     "bits.chain": logits_equal("chain"),
     "bits.tree": logits_equal("tree"),
     "bits.view": view,

@@ -1,10 +1,11 @@
 """The C++ engine as a backend: Llama-family models on a CPU, bit-identical however a text is cut into steps.
 
 Equal weights and ids give equal logits, bit for bit, for any query width, tree, batch mix, thread count and instruction
-set (docs/decisions/arithmetic.md). A whole forward is one native call without the interpreter lock.
+set (docs/decisions/0006-arithmetic.md). A whole forward is one native call without the interpreter lock.
 
 Environment: `STENO_THREADS` compute threads, `STENO_ISA` the instruction set ("scalar", "avx2", "avx512",
-"avx512vnni", "amx"), `STENO_CACHE` the folder of packed weights (see `_packed`), `STENO_POISON=1` fills memory that must not be read with NaN.
+"avx512vnni", "amx", "neon", "neondot"), `STENO_CACHE` the folder of packed weights (see `_packed`), `STENO_POISON=1`
+fills memory that must not be read with NaN.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from ._engine import Session as Rows
 from ._fill import choose_form, embedding_form, fill
 from ._packed import keep, packed_file, packed_key
 from .checkpoint import Checkpoint, read_json
+from .golden import check_golden, recorded
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -65,6 +67,18 @@ def load(path: str | Path, *, weights: str = "auto", threads: int | None = None)
         if file is not None:
             keep(engine, file, key)
     return NativeModel(engine, checkpoint.path, shape, form.name, _stops(checkpoint))
+
+
+def self_test(model: "NativeModel") -> bool:
+    """Whether this processor gives the bits that the model's folder records for its weights form; False: none recorded.
+
+    Raises ModelError where they differ.
+    """
+    expected = recorded(model.path, ARITHMETIC, model.weights)
+    if expected is None:
+        return False
+    check_golden(model, expected)
+    return True
 
 
 class NativeModel:
