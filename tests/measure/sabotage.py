@@ -42,7 +42,7 @@ def draft_accepted_unverified(monkeypatch):
 
 
 def last_bit(kind, least):
-    """Forwards of `least` nodes and more, in sessions of class `kind`, get one wrong bit per node: the last of a logit."""
+    """Forwards of `least` nodes and more, in sessions of class `kind`, get a wrong last bit in one logit per node."""
 
     def breakage(monkeypatch):
         forward = kind.forward

@@ -1,6 +1,6 @@
-"""Tiny random models of the Llama family in shapes that trip an engine up, and a pass over them that ends in a hash.
+"""Tiny random models of the Llama family in shapes that trip an engine up, and passes over them that end in hashes.
 
-Run as a script it prints the hash, for comparing instruction sets, which a process chooses once:
+Run as a script it prints the hashes, for comparing instruction sets, which a process chooses once:
 
     python native_tiny.py THREADS FOLDER ...
 """
@@ -104,5 +104,41 @@ def digest(folders: Sequence[str], threads: int) -> str:
     return total.hexdigest()
 
 
+def written(folders: Sequence[str], threads: int) -> str:
+    """Hash of what every drafter and acceptor of the index writes with some models: ids, and logits at each of them."""
+    from steno.core import Plan, make_knob
+    from steno.core.index import scan
+    from steno.decode.base import Request
+    from steno.decode.loop import generate
+    from steno.measure._lab import FLAT
+    from steno.measure._watch import Watched
+    from steno.models import _engine, native
+
+    _engine.insist_on_threads(True)
+    names = scan()
+    drafters = [[], *([name] for name in names if name.startswith("decode.draft."))]
+    acceptors = [name for name in names if name.startswith("decode.accept.")]
+    # Text that repeats itself, so that drafts are accepted.
+    requests = [
+        Request(number=i, prompt=tuple(ids(5 + i, i) * 4), max_tokens=12, seed=i, ignore_eos=True) for i in range(3)
+    ]
+    total = hashlib.sha256()
+    for folder in folders:
+        for weights in ("fp32", "int8"):
+            model = native.load(folder, weights=weights, threads=threads)
+            for drafter in drafters:
+                for acceptor in acceptors:
+                    heat = [] if acceptor.endswith("greedy") else [("decode.shape.temperature", {"temperature": 0.7})]
+                    plan = Plan(tuple(make_knob(*knob) for knob in [*((n, {}) for n in (*drafter, acceptor)), *heat]))
+                    watched = Watched(model)
+                    done = generate(watched, requests, plan, batch=2, costs=FLAT, capacity=80)
+                    assert len(done) == len(requests)
+                    for completion in done:
+                        total.update(np.array(completion.tokens, "<i4").tobytes())
+                    for past in sorted(watched.seen):
+                        total.update(np.array(past, "<i4").tobytes() + watched.seen[past].tobytes())
+    return total.hexdigest()
+
+
 if __name__ == "__main__":
-    print(digest(sys.argv[2:], int(sys.argv[1])))
+    print(digest(sys.argv[2:], int(sys.argv[1])), written(sys.argv[2:], int(sys.argv[1])))

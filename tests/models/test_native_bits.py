@@ -1,4 +1,7 @@
-"""Equal weights and ids, equal bits: whatever the width, tree, batch, threads and instruction set."""
+"""Equal weights and ids, equal bits: whatever the width, tree, batch, threads and instruction set.
+
+What is varied is data: one entry more in a list below is one case more.
+"""
 
 import os
 import subprocess
@@ -16,8 +19,14 @@ from steno.models import _engine, native
 pytest.importorskip("torch")
 
 NAMES = ("llama", "mistral", "qwen3", "llama-tied-biased", "qwen2-window")
+FORMS = tuple(form for form in native.WEIGHTS if form != "auto")
+WIDTHS = (*range(1, 33), 100, 128, 256)
+THREADS = (1, 2, 3, 4)
+BATCHES = (1, 2, 3, 5, 8)
 # Past two chunks of 256 key slots, the unit in which attention is summed.
 TEXT = ids(560)
+FORK = 490
+"""Where cases that need no more than a crossing of the second chunk begin."""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +37,20 @@ def folders(tmp_path_factory):
     return {name: root / name for name in NAMES}
 
 
-@pytest.fixture(scope="module", params=[(n, w) for n in NAMES for w in ("fp32", "int8")], ids="-".join)
+@pytest.fixture(scope="module", params=[(n, w) for n in NAMES for w in FORMS], ids="-".join)
 def subject(request, folders):
     """(model, logits [T, V] of TEXT one token at a time)."""
     name, weights = request.param
     model = native.load(folders[name], weights=weights, threads=1)
     return model, decode(model.open(1, 600), TEXT, lambda: 1)
+
+
+@pytest.fixture(scope="module")
+def begun(subject):
+    """A session that holds TEXT[:FORK]."""
+    session = subject[0].open(1, 600)
+    session.prefill([TEXT[:FORK]])
+    return session
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +66,19 @@ def same(got, want):
     np.testing.assert_array_equal(np.asarray(got).view(np.uint32), np.asarray(want).view(np.uint32))
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 32, 100, 128, 256])
-def test_any_width(subject, width):
+@pytest.mark.parametrize("width", WIDTHS)
+def test_any_width(subject, begun, width):
+    same(decode(begun.fork([0]), TEXT[FORK:], lambda: width), subject[1][FORK:])
+
+
+@pytest.mark.parametrize("width", [7, 16, 31, 256])
+def test_any_width_from_the_first_token(subject, width):
     model, want = subject
     same(decode(model.open(1, 600), TEXT, lambda: width), want)
 
 
-@pytest.mark.parametrize("threads", [2, 3, 5])
-def test_any_threads_and_mixed_widths(folders, subject, threads):
+@pytest.mark.parametrize("threads", THREADS)
+def test_any_threads_and_mixed_widths(subject, threads):
     model, want = subject
     other = native.load(model.path, weights=model.weights, threads=threads)
     rng = np.random.default_rng(threads)
@@ -71,10 +93,11 @@ def test_prefill_is_the_same_arithmetic(subject):
         same(session.forward(forest([chain(TEXT[cut : cut + 8])])).logits[0], want[cut : cut + 8])
 
 
-@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize("batch", BATCHES)
 def test_any_batch(subject, batch):
-    """Rows of different lengths in one session, each in its own pieces, some idle."""
+    """Rows of different lengths in one session, each in its own pieces, some idle, all padded to the widest."""
     model, want = subject
+    model = native.load(model.path, weights=model.weights, threads=1 + batch % len(THREADS))
     rng = np.random.default_rng(batch)
     at = [int(n) for n in rng.integers(0, 250, batch)]
     session = model.open(batch, 600)
@@ -141,11 +164,11 @@ def test_sessions_in_parallel_threads(subject):
 
 
 def test_any_instruction_set(folders):
-    """One hash from every instruction set this machine has, with one thread and with several."""
+    """One hash of forwards and one of what drafters and acceptors write, whatever the instruction set and threads."""
     script = Path(native_tiny.__file__)
     hashes = {}
     for isa in _engine.instruction_sets():
-        for threads in (1, 3) if isa != "scalar" else (2,):
+        for threads in THREADS if isa != "scalar" else (2,):
             run = subprocess.run(
                 [sys.executable, str(script), str(threads), *map(str, folders.values())],
                 env={**os.environ, "STENO_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -156,6 +179,7 @@ def test_any_instruction_set(folders):
     print(hashes)
     assert "scalar" in _engine.instruction_sets()
     assert len(set(hashes.values())) == 1, hashes
+    assert len(next(iter(hashes.values())).split()) == 2
 
 
 def test_float_settings_of_the_caller_do_not_reach_the_engine(subject):
