@@ -4,7 +4,7 @@
 // so all of them have one hash per model and form; forest also hashes what is beside the text. Two builds, instruction
 // sets, processors or emulators agree where their whole output is equal. `bits --list` prints the instruction sets that
 // this processor can run, among which STENO_ISA chooses; `bits NAME ...` runs the models of these names only, and
-// `bits --alone ...` leaves out several threads (the emulator of x86-64 takes half a microsecond for each turn of a wait).
+// `bits --alone ...` leaves out several threads (an emulator takes long for every turn of a waiting thread).
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -19,8 +19,11 @@ namespace {
 
 // ---- what is varied: one line more is one case more
 
-struct Form { const char* name; bool int8; };
-const Form FORMS[] = {{"fp32", false}, {"int8", true}};
+struct Form { const char* name; Matrix::Kind kind, head; int group; };
+const Form FORMS[] = {
+    {"fp32", Matrix::F32, Matrix::F32, 0},      {"bf16", Matrix::BF16, Matrix::BF16, 0}, {"int8", Matrix::I8, Matrix::I8, 0},
+    {"int4", Matrix::I4, Matrix::I8, 32}, {"int4-64", Matrix::I4, Matrix::I8, 64},
+};
 
 // No width is a multiple of 16, the vocabularies are odd, head widths and groupings differ.
 struct Shape {
@@ -77,7 +80,9 @@ std::shared_ptr<Model> grow(const Shape& s, const Form& form, int threads) {
   for (int l = 1; l < s.layers; l += 2) windows[l] = s.window;
   for (int j = 0; j < s.head_dim / 2; j++) frequency[j] = 1.0f / (float)(1 + j * j);
   auto m = std::make_shared<Model>(Config{s.width, s.layers, s.heads, s.kv_heads, s.head_dim, s.inner, s.vocab, ROOM, 1e-5f,
-                                          s.tied, form.int8, windows, std::vector<int>(s.layers, 1), frequency, threads});
+                                          form.kind, form.head, form.group, s.tied ? Model::IN_HEAD : Model::ROWS_F32,
+                                          s.biases, s.biases, s.biases, s.norms, windows, std::vector<int>(s.layers, 1),
+                                          frequency, threads});
   Stream r{1};
   auto put = [&](Model::Part part, int layer, int row, int n, int k, bool bias) {
     m->put_floats(part, layer, row, n, k, r.values((size_t)n * k, 0, 0.25f).data());
@@ -96,7 +101,7 @@ std::shared_ptr<Model> grow(const Shape& s, const Form& form, int threads) {
   }
   m->put_norm(Model::NORM_OUT, 0, s.width, r.values(s.width, 1, 0.25f).data());
   put(Model::HEAD, 0, 0, s.vocab, s.width, false);
-  if (!s.tied) m->put_embedding(Model::EMBED_F32, r.values((size_t)s.vocab * s.width, 0, 0.25f).data());
+  if (!s.tied) m->put_embedding(r.values((size_t)s.vocab * s.width, 0, 0.25f).data());
   m->ready();
   return m;
 }

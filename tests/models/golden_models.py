@@ -18,6 +18,7 @@ from native_tiny import BASE, FAMILIES
 from safetensors.numpy import save_file
 
 from steno.models import NIB, golden, native
+from steno.models._fill import FORMS
 
 STORE = Path(__file__).with_name("golden.json")
 PLANTED = ("llama", "llama-tied-biased", "llama3-rope", "mistral", "qwen2-window", "qwen3")
@@ -74,8 +75,7 @@ def _values(size: tuple[int, ...], salt: int, around: int) -> np.ndarray:
 
 def vectors(folder: Path, threads: int = 1) -> dict[str, str]:
     """weights form -> golden vector of one model."""
-    forms = [form for form in native.WEIGHTS if form != "auto"]
-    return {form: golden.golden_vector(native.load(folder, weights=form, threads=threads)) for form in sorted(forms)}
+    return {form: golden.golden_vector(native.load(folder, weights=form, threads=threads)) for form in sorted(FORMS)}
 
 
 def merge(old: dict[str, dict[str, str]], name: str, found: dict[str, str]) -> dict[str, dict[str, str]]:

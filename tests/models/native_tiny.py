@@ -2,7 +2,7 @@
 
 Run as a script it prints the hashes, for comparing instruction sets, which a process chooses once:
 
-    python native_tiny.py THREADS FOLDER ...
+    python native_tiny.py digest|written THREADS FOLDER ...
 """
 
 import hashlib
@@ -84,14 +84,15 @@ def decode(session, text: Sequence[int], widths: Callable[[], int]) -> np.ndarra
 
 
 def digest(folders: Sequence[str], threads: int) -> str:
-    """Hash of logits and hidden states over both number forms of some models."""
+    """Hash of logits and hidden states over all number forms of some models."""
     from steno.core import Want
     from steno.models import _engine, native
+    from steno.models._fill import FORMS
 
     _engine.insist_on_threads(True)
     total = hashlib.sha256()
     for folder in folders:
-        for weights in ("fp32", "int8"):
+        for weights in FORMS:
             model = native.load(folder, weights=weights, threads=threads)
             session = model.open(2, 320)
             session.prefill([ids(270), ids(21, 1)])
@@ -123,8 +124,8 @@ def written(folders: Sequence[str], threads: int) -> str:
         Request(number=i, prompt=tuple(ids(5 + i, i) * 4), max_tokens=12, seed=i, ignore_eos=True) for i in range(3)
     ]
     total = hashlib.sha256()
-    for folder in folders:
-        for weights in ("fp32", "int8"):
+    for folder in folders[:2]:
+        for weights in ("fp32", "int4"):
             model = native.load(folder, weights=weights, threads=threads)
             for drafter in drafters:
                 for acceptor in acceptors:
@@ -141,4 +142,4 @@ def written(folders: Sequence[str], threads: int) -> str:
 
 
 if __name__ == "__main__":
-    print(digest(sys.argv[2:], int(sys.argv[1])), written(sys.argv[2:], int(sys.argv[1])))
+    print({"digest": digest, "written": written}[sys.argv[1]](sys.argv[3:], int(sys.argv[2])))

@@ -15,11 +15,12 @@ import pytest
 from native_tiny import chain, decode, forest, ids
 
 from steno.models import _engine, native
+from steno.models._fill import FORMS
 
 pytest.importorskip("torch")
 
 NAMES = ("llama", "mistral", "qwen3", "llama-tied-biased", "qwen2-window")
-FORMS = tuple(form for form in native.WEIGHTS if form != "auto")
+SUBJECTS = [*(("llama", form) for form in FORMS), *((name, form) for name in NAMES[1:] for form in ("fp32", "int8"))]
 WIDTHS = (*range(1, 33), 100, 128, 256)
 THREADS = (1, 2, 3, 4)
 BATCHES = (1, 2, 3, 5, 8)
@@ -37,7 +38,7 @@ def folders(tmp_path_factory):
     return {name: root / name for name in NAMES}
 
 
-@pytest.fixture(scope="module", params=[(n, w) for n in NAMES for w in FORMS], ids="-".join)
+@pytest.fixture(scope="module", params=SUBJECTS, ids="-".join)
 def subject(request, folders):
     """(model, logits [T, V] of TEXT one token at a time)."""
     name, weights = request.param
@@ -163,23 +164,23 @@ def test_sessions_in_parallel_threads(subject):
             same(got, want[:200])
 
 
-def test_any_instruction_set(folders):
-    """One hash of forwards and one of what drafters and acceptors write, whatever the instruction set and threads."""
+@pytest.mark.parametrize("what", ["digest", pytest.param("written", marks=pytest.mark.slow)])
+def test_any_instruction_set(folders, what):
+    """One hash of forwards, or of what drafters and acceptors write, whatever the instruction set and threads."""
     script = Path(native_tiny.__file__)
     hashes = {}
     for isa in _engine.instruction_sets():
         for threads in THREADS if isa != "scalar" else (2,):
             run = subprocess.run(
-                [sys.executable, str(script), str(threads), *map(str, folders.values())],
+                [sys.executable, str(script), what, str(threads), *map(str, folders.values())],
                 env={**os.environ, "STENO_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert run.returncode == 0, run.stderr
             hashes[isa, threads] = run.stdout.strip()
-    print(hashes)
     assert "scalar" in _engine.instruction_sets()
     assert len(set(hashes.values())) == 1, hashes
-    assert len(next(iter(hashes.values())).split()) == 2
+    assert len(hashes[_engine.instruction_sets()[0], 1]) == 64
 
 
 def test_float_settings_of_the_caller_do_not_reach_the_engine(subject):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[2] / "native"
 MODELS = ("plain", "tied", "window")
-FORMS = ("fp32", "int8")
+FORMS = ("fp32", "bf16", "int8", "int4", "int4-64")
 NATIVE = platform.machine()
 
 
@@ -128,7 +128,7 @@ def test_another_processor_prints_the_same(programs, truth, machine, isa):
         line for line in truth
         if not machine.some or ("threads" not in line and line.split()[0] in machine.some)
     ]  # fmt: skip
-    assert len(wanted) >= 70
+    assert len(wanted) >= 150
     assert output([*command, *machine.some], asked) == wanted
 
 
