@@ -4,6 +4,8 @@ Drafters, acceptors and cache forms come from the index, so a new one is tested 
 in the fast tier; the other backends are slow.
 """
 
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,6 +108,44 @@ def test_on_the_hf_backend_pinned(pinned, drafter, acceptor):
     numbers = {c.name: c.numbers for c in verdict.checks}
     assert numbers["bits.chain"]["bits_promised"] == 1
     assert numbers["bits.chain"]["max_difference"] == 0
+
+
+PINNED = """
+import sys
+import torch
+from steno.core import Plan, make_knob
+from steno.measure.conform import verify
+from steno.models import ModelSpec, load
+model = load(ModelSpec(source=sys.argv[1], backend="hf", pinned=True, width=12, threads=1))
+verdict = verify(model, Plan((make_knob("decode.draft.suffix", {}),)), rows=(1, 3), tokens=8)
+promised = {c.name: c.numbers for c in verdict.checks}["bits.own"]["bits_promised"]
+print(torch.backends.cpu.get_cpu_capability(), promised, [(c.name, c.detail) for c in verdict.failed])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trap", "capability"),
+    [
+        ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
+        ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
+    ],
+    ids=["default", "avx2"],
+)
+def test_hf_pinned_where_torch_takes_the_processor_for_an_older_one(tmp_path, trap, capability):
+    """Bits are promised within a process; they hold there too, whatever kernels torch has chosen for it."""
+    torch = pytest.importorskip("torch")
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("torch has no newer kernels than those on this processor")
+    import tiny
+
+    folder = tiny.make("llama", tmp_path / "llama")
+    run = subprocess.run(
+        [sys.executable, "-c", PINNED, str(folder)],
+        env={**os.environ, **trap}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n")[-2] == f"{capability} 1.0 []"
 
 
 @pytest.mark.slow

@@ -39,9 +39,7 @@ def choose_form(checkpoint: Checkpoint, weights: str) -> Form:
     """The form a user asked for; "auto" follows the checkpoint. Raises UserError."""
     if weights == "auto":
         groups = checkpoint.group_sizes
-        return next(
-            (form for form in FORMS.values() if form.kind is Kind.I4 and groups == (form.group,)), FORMS["int8"]
-        )
+        return next((form for form in FORMS.values() if form.kind is Kind.I4 and groups == (form.group,)), FORMS["int8"])
     if weights not in FORMS:
         raise UserError(f"weights: the native backend has no form {weights!r}. {nearest(weights, ['auto', *FORMS])}")
     return FORMS[weights]

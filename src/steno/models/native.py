@@ -37,6 +37,7 @@ ARITHMETIC = "steno native 1"
 """Name of the arithmetic; a change that may move one bit of any logit gets a new one."""
 
 
+
 def load(path: str | Path, *, weights: str = "auto", threads: int | None = None) -> "NativeModel":
     """Load a Hugging Face folder.
 
