@@ -4,7 +4,7 @@
 // so all of them have one hash per model and form; forest also hashes what is beside the text. Two builds, instruction
 // sets, processors or emulators agree where their whole output is equal. `bits --list` prints the instruction sets that
 // this processor can run, among which STENO_ISA chooses; `bits NAME ...` runs the models of these names only, and
-// `bits --alone ...` leaves out several threads (an emulator takes long for every turn of a waiting thread).
+// `bits --few ...` leaves out most widths and several threads (an emulator takes long for every turn of a wait).
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -248,10 +248,11 @@ void print(const Shape& s, const Form& f, const std::string& name, uint64_t hash
   std::printf("%s %s %s %016llx\n", s.name, f.name, name.c_str(), (unsigned long long)hash);
 }
 
-void run(const Shape& shape, const Form& form, bool alone) {
+void run(const Shape& shape, const Form& form, bool few) {
   Bench bench(grow(shape, form, 1));
   auto say = [&](const std::string& name, uint64_t hash) { print(shape, form, name, hash); };
   for (int width = 1; width <= WIDEST; width++) {
+    if (few && width > 5 && width & (width - 1)) continue;
     auto s = bench.base->fork({0});
     say("text/width=" + std::to_string(width), bench.tail(*s, [&] { return width; }));
   }
@@ -259,7 +260,7 @@ void run(const Shape& shape, const Form& form, bool alone) {
   for (int rows : {2, 5, 8}) say("text/batch=" + std::to_string(rows), bench.batch(rows, rows / 2));
   Hash beside;
   say("text/trees", bench.trees(*bench.base->fork({0}), 11, &beside));
-  for (int threads = 2; threads <= MOST_THREADS && !alone; threads++) {
+  for (int threads = 2; threads <= MOST_THREADS && !few; threads++) {
     Bench more(grow(shape, form, threads));
     Stream r{(uint64_t)threads};
     std::string name = "text/threads=" + std::to_string(threads);
@@ -279,13 +280,13 @@ int main(int count, char** args) {
   }
   try {
     Pool::get().insist(true);
-    bool alone = count > 1 && !std::strcmp(args[1], "--alone");
-    int first = alone ? 2 : 1;
+    bool few = count > 1 && !std::strcmp(args[1], "--few");
+    int first = few ? 2 : 1;
     for (const Shape& shape : SHAPES) {
       bool wanted = count == first;
       for (int i = first; i < count; i++) wanted = wanted || !std::strcmp(args[i], shape.name);
       for (const Form& form : FORMS)
-        if (wanted) run(shape, form, alone);
+        if (wanted) run(shape, form, few);
     }
   } catch (const Fault& fault) {
     std::fprintf(stderr, "%s\n", fault.what());
