@@ -33,7 +33,7 @@ from .golden import check_golden, recorded
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-ARITHMETIC = "steno native 1"
+ARITHMETIC = "steno native 2"
 """Name of the arithmetic; a change that may move one bit of any logit gets a new one."""
 
 
