@@ -71,12 +71,14 @@ def test_whole_numbers_with_a_scale_per_row_stay_whole(save):
         np.testing.assert_array_equal(linear.dense(), ints * scales)
 
 
-def test_groups_become_floats(save):
+def test_groups_keep_their_scales(save):
     ints = RNG.integers(-8, 8, (6, 64)).astype(np.int8)
     scales = RNG.random((6, 2), np.float32).astype(np.float16)
     tensors = {"a.weight_packed": pack(ints, 4), "a.weight_scale": scales, "a.weight_shape": np.array([6, 64])}
     linear = save(tensors, quantization_config=scheme(4, group_size=32)).linear("a.weight", (6, 64))
-    np.testing.assert_array_equal(linear.floats, ints * np.repeat(scales.astype(np.float32), 32, axis=1))
+    np.testing.assert_array_equal(linear.ints, ints)
+    np.testing.assert_array_equal(linear.scales, scales.astype(np.float32))
+    np.testing.assert_array_equal(linear.dense(), ints * np.repeat(scales.astype(np.float32), 32, axis=1))
 
 
 def test_one_scale_for_all(save):

@@ -39,7 +39,9 @@ def choose_form(checkpoint: Checkpoint, weights: str) -> Form:
     """The form a user asked for; "auto" follows the checkpoint. Raises UserError."""
     if weights == "auto":
         groups = checkpoint.group_sizes
-        return next((form for form in FORMS.values() if form.kind is Kind.I4 and groups == (form.group,)), FORMS["int8"])
+        return next(
+            (form for form in FORMS.values() if form.kind is Kind.I4 and groups == (form.group,)), FORMS["int8"]
+        )
     if weights not in FORMS:
         raise UserError(f"weights: the native backend has no form {weights!r}. {nearest(weights, ['auto', *FORMS])}")
     return FORMS[weights]
@@ -58,7 +60,7 @@ def fill(engine: Engine, checkpoint: Checkpoint, shape: Shape, form: Form) -> No
     """Hand every tensor to the engine; what is left over is an error, because it would change the model."""
 
     def put(part: Part, layer: int, row: int, name: str, size: tuple[int, int], *, biased: bool = False) -> None:
-        _put(engine, form, part, layer, row, checkpoint.linear(f"{name}.weight", size))
+        _put(engine, form, (part, layer, row), checkpoint.linear(f"{name}.weight", size))
         if biased:
             engine.put_bias(part, layer, row, checkpoint.floats(f"{name}.bias", size[:1]))
 
@@ -96,24 +98,26 @@ def fill(engine: Engine, checkpoint: Checkpoint, shape: Shape, form: Form) -> No
         )
 
 
-def _put(engine: Engine, form: Form, part: Part, layer: int, row: int, matrix: Linear) -> None:
-    kind = form.head if part is Part.HEAD else form.kind
+def _put(engine: Engine, form: Form, place: tuple[Part, int, int], matrix: Linear) -> None:
+    """Rows of a matrix to their place (part, layer, first row)."""
+    kind = form.head if place[0] is Part.HEAD else form.kind
     ints, scales = matrix.ints, matrix.scales
     if ints is not None and scales is not None:
         if kind is Kind.I8 and scales.ndim == 1:
-            engine.put_bytes(part, layer, row, np.ascontiguousarray(ints), scales)
+            engine.put_bytes(*place, np.ascontiguousarray(ints), scales)
             return
         if kind is Kind.I4 and (halves := _nibble_scales(ints, scales, form.group)) is not None:
-            engine.put_nibbles(part, layer, row, np.ascontiguousarray(ints), halves)
+            engine.put_nibbles(*place, np.ascontiguousarray(ints), halves)
             return
-    engine.put_floats(part, layer, row, np.ascontiguousarray(matrix.dense()))
+    engine.put_floats(*place, np.ascontiguousarray(matrix.dense()))
 
 
 def _nibble_scales(
     ints: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], group: int
 ) -> npt.NDArray[np.uint16] | None:
     """Scales [N, K / group] as float16 bits, None where the matrix is another form or would change in this one."""
-    if scales.ndim != 2 or scales.shape[1] * group != ints.shape[1] or ints.min() < -8 or ints.max() > 7:
+    scales = scales.reshape(len(ints), -1)
+    if scales.shape[1] * group != ints.shape[1] or ints.min() < -8 or ints.max() > 7:
         return None
     halves = scales.astype(np.float16)
     exact = np.array_equal(halves.astype(np.float32), scales) and not np.signbit(halves).any()

@@ -1,8 +1,8 @@
 """Packed weights on disk, so that the next start maps them instead of reading, rounding and arranging them again.
 
-`STENO_CACHE` names the folder; "off" turns it off; default `$XDG_CACHE_HOME/steno` or `~/.cache/steno`. A file belongs to
-one state of a checkpoint's files (path, size, time of change), one number form and one arithmetic; what does not match,
-is damaged or was written half is ignored and written anew. Small models are not kept: they load in no time.
+`STENO_CACHE` names the folder; "off" turns it off; default `$XDG_CACHE_HOME/steno` or `~/.cache/steno`. A file belongs
+to one state of a checkpoint's files (path, size, time of change), one number form and one arithmetic; what does not
+match, is damaged or was written half is ignored and written anew. Small models are not kept: they load in no time.
 """
 
 import hashlib

@@ -72,7 +72,8 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
         )
     if spec.weights.startswith("int"):
         raise ModelError(
-            f"the hf backend has no {spec.weights} arithmetic of its own. Use --backend native, or the knob weights.rtn."
+            f"the hf backend has no {spec.weights} arithmetic of its own. "
+            f"Use --backend native, or the knob weights.rtn."
         )
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("there is no CUDA device for device=cuda. Use device=cpu.")

@@ -37,7 +37,6 @@ ARITHMETIC = "steno native 2"
 """Name of the arithmetic; a change that may move one bit of any logit gets a new one."""
 
 
-
 def load(path: str | Path, *, weights: str = "auto", threads: int | None = None) -> "NativeModel":
     """Load a Hugging Face folder.
 
