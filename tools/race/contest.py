@@ -89,6 +89,9 @@ class Contest:
                 del self.workers[arm]
 
     def _put(self, arm: Arm, key: str, answer: dict[str, Any], *, counted: bool = True) -> None:
+        if "error" in answer and arm.name not in self.failed:
+            self.failed[arm.name] = f"{key}: {answer['error']}"
+            self.say(f"{self.shape}: {arm.name} cannot do {key}: {answer['error']}")
         if counted and "seconds" in answer:
             self.samples[arm].setdefault(key, []).append(answer["seconds"])
 

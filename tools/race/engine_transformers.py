@@ -40,7 +40,10 @@ class Transformers:
         return time.perf_counter() - start
 
     def crop(self, length: int) -> None:
-        self._cache.crop(length)
+        # A negative number is that many tokens to remove; a positive one is refused by some versions.
+        surplus = self._cache.get_seq_length() - length
+        if surplus:
+            self._cache.crop(-surplus)
 
     @torch.inference_mode()
     def decode(self, count: int) -> float:
@@ -55,7 +58,7 @@ class Transformers:
         start = time.perf_counter()
         self._step(torch.arange(300, 300 + count)[None])
         seconds = time.perf_counter() - start
-        self._cache.crop(held)
+        self.crop(held)
         return seconds
 
     def _step(self, ids: torch.Tensor, *, last: bool = False) -> torch.Tensor:
