@@ -10,10 +10,6 @@ from .shapes import like
 if TYPE_CHECKING:
     from .engines import Engine
 
-BITS = {"fp32": 32.0, "f32": 32.0, "float32": 32.0, "bf16": 16.0, "bfloat16": 16.0, "int8": 8.0, "q8_0": 8.5}
-GROUPED = {"int4": 4.5, "q4_0": 4.5}
-"""Bits per weight, scales included: a scale of 16 bits for every 32 weights where weights are grouped."""
-
 PACKAGES = {"llama.cpp": "llama_cpp", "CTranslate2": "ctranslate2", "transformers": "transformers"}
 
 
@@ -34,12 +30,6 @@ class Arm:
         """The table's row: options of one arm share it, and the best of them counts."""
         return f"{self.engine} {self.form}"
 
-    @property
-    def bits(self) -> float:
-        """Least bits per weight that have to be read."""
-        known = BITS | GROUPED
-        return next((bits for name, bits in known.items() if self.form.startswith(name)), 32.0)
-
 
 def installed(engine: str) -> bool:
     """Whether a peer can be raced here."""
@@ -48,14 +38,13 @@ def installed(engine: str) -> bool:
 
 def arms() -> list[Arm]:
     """steno in every weight form it offers, and each peer in the form of as many bits."""
-    from steno.models.native import WEIGHTS
+    from steno.models.base import WEIGHTS
 
     forms = [form for form in WEIGHTS if form != "auto"]
     out = [Arm("steno", form) for form in forms]
     kinds = dict.fromkeys(kind for form in forms if (kind := like(form)))
     out += [Arm("llama.cpp", kind, option) for kind in kinds for option in ("", "flash")]
-    # q4_0 is raced before the engine has int4: it is what int4 will have to beat.
-    out += [] if "q4_0" in kinds else [Arm("llama.cpp", "q4_0", option) for option in ("", "flash")]
+    out += [Arm("llama.cpp", "q4_0", option) for option in ("", "flash")]
     out += [Arm("CTranslate2", form) for form in ("int8", "float32")]
     out += [Arm("transformers", "fp32")]
     return [arm for arm in out if installed(arm.engine)]

@@ -99,7 +99,7 @@ class Contest:
         vocab = self.size.vocab
         if "decode" in parts:
             assert self.reader is not None
-            self._put(arm, "roof", self.reader.ask("read", bytes=self.weight_bytes(arm)), counted=counted)
+            self._put(arm, "roof", self.reader.ask("read", bytes=self.size.weight_bytes(arm.form)), counted=counted)
             worker.ask("prefill", tokens=PROMPT, vocab=vocab)
             answer = worker.ask("decode", at=PROMPT, tokens=TOKENS[self.shape])
             self._put(arm, "decode", answer, counted=counted)
@@ -136,10 +136,6 @@ class Contest:
             at = PROMPT if part == "batch" else LONG
             self._put(arm, part, worker.ask("decode", at=at, tokens=max(8, TOKENS[self.shape] // 2)))
 
-    def weight_bytes(self, arm: Arm) -> int:
-        """Bytes of the parameters in the arm's form: the least a token has to read."""
-        return int(self.size.parameters * arm.bits / 8)
-
     def _record(self) -> dict[str, Any]:
         rows: dict[str, dict[str, Any]] = {}
         for arm, samples in self.samples.items():
@@ -160,7 +156,7 @@ class Contest:
             "load_s": started.load_s,
             "peak_bytes": mid["peak_bytes"],
             "held_bytes": mid["peak_bytes"] - mid["before_bytes"],
-            "needed_bytes": self.weight_bytes(arm) + mid["kv_bytes"],
+            "needed_bytes": self.size.weight_bytes(arm.form) + mid["kv_bytes"],
         }
         scaled = {"decode": "ms", "roof": "roof_ms", "batch": "batch_ms", "long": "long_ms"}
         scaled |= {"greedy": "greedy_ms", "sampled": "sampled_ms"}

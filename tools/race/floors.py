@@ -31,7 +31,7 @@ class Verdict:
 
 
 INT8 = "steno int8 over llama.cpp q8_0, decoding"
-INT4 = "steno int4 over llama.cpp q4_0, decoding"
+INT4 = "steno int4 over llama.cpp q4_0 with an 8-bit head, decoding"
 ROOF = "steno int8, time over roofline"
 WIDE = "steno int8, t(8)/t(1)"
 PREFILL = "steno int8 over llama.cpp q8_0, prefill"
@@ -67,7 +67,7 @@ def figure(record: dict[str, Any], floor: Floor) -> float | None:
     ours, peer = rows.get("steno int8", {}), rows.get("llama.cpp q8_0", {})
     if floor.what == INT4:
         four = [row for name, row in rows.items() if name.startswith("steno int4") and "ms" in row]
-        ours, peer = min(four, key=lambda row: row["ms"], default={}), rows.get("llama.cpp q4_0", {})
+        ours, peer = min(four, key=lambda row: row["ms"], default={}), rows.get("llama.cpp q4_0+q8_0", {})
     if floor.what in (INT8, INT4):
         return over(peer.get("ms"), ours.get("ms"))
     if floor.what == ROOF:

@@ -1,8 +1,8 @@
 """A Llama's tensors as a GGUF file, so that llama.cpp computes the same function as the Hugging Face folder.
 
 llama.cpp rotates neighbouring pairs of a head where Hugging Face rotates halves: rows of the query and key projections
-are reordered, which changes no score. Matrices take one type throughout, the embedding (and so the head) included;
-norms stay float32. The tokenizer is a made-up one of the right size: only ids are raced.
+are reordered, which changes no score. Norms stay float32. The tokenizer is a made-up one of the right size: only ids
+are raced.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,15 @@ from .shapes import CONTEXT, NORM_EPS, THETA, Shape
 
 Floats = npt.NDArray[np.float32]
 
+TYPES = gguf.GGMLQuantizationType
 KINDS = {
-    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
-    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-    "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "f32": (TYPES.F32, TYPES.F32, gguf.LlamaFileType.ALL_F32),
+    "bf16": (TYPES.BF16, TYPES.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (TYPES.Q8_0, TYPES.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q4_0": (TYPES.Q4_0, TYPES.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "q4_0+q8_0": (TYPES.Q4_0, TYPES.Q8_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
+"""Types of the layers' matrices and of the embedding, which is the head as well."""
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -38,7 +41,7 @@ NAMES = {
 
 def write(path: Path, shape: Shape, tensors: Mapping[str, Floats], kind: str) -> None:
     """Write `tensors`, named as in the Hugging Face folder, with matrices of type `kind`."""
-    quantised, file_type = KINDS[kind]
+    body, head, file_type = KINDS[kind]
     out = gguf.GGUFWriter(path, "llama")
     _header(out, shape, file_type)
     _vocabulary(out, shape.vocab)
@@ -48,7 +51,8 @@ def write(path: Path, shape: Shape, tensors: Mapping[str, Floats], kind: str) ->
             values = paired(values, shape.heads)
         elif name.endswith("k_proj.weight"):
             values = paired(values, shape.kv)
-        if values.ndim == 1 or kind == "f32":
+        quantised = head if name == "model.embed_tokens.weight" else body
+        if values.ndim == 1 or quantised is TYPES.F32:
             out.add_tensor(renamed(name), values)
         else:
             out.add_tensor(renamed(name), gguf.quants.quantize(values, quantised), raw_dtype=quantised)

@@ -121,7 +121,7 @@ def _floors(record: dict[str, Any]) -> str:
 
 def _ours(name: str) -> str:
     """steno's row of as many bits."""
-    like = {"f32": "fp32", "float32": "fp32", "q8_0": "int8", "q4_0": "int4"}
+    like = {"f32": "fp32", "float32": "fp32", "q8_0": "int8", "q4_0": "int4", "q4_0+q8_0": "int4"}
     form = name.rsplit(maxsplit=1)[-1]
     return f"steno {like.get(form, form)}"
 
