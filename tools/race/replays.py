@@ -50,7 +50,7 @@ class StenoReplay:
 
     def tune(self, recordings: Sequence[Recording], seconds: float) -> str:
         """The plan that steno's own search finds on calibration texts, as TOML."""
-        units = [(Task(r.name, "", "", request(i, r)),) for i, r in enumerate(recordings)]
+        units = [(Task(name=r.name, category="", text="", request=request(i, r)),) for i, r in enumerate(recordings)]
         search = Search(
             lab=ModelLab(self.model, None, CAPACITY),
             journal=Journal.begin(None, {}),

@@ -47,11 +47,10 @@ def race(
                 out["failed"][arm.name] = str(error)
                 say(f"{shape}: {error}")
         for kind in kinds:
-            whole = take(kind, folder, CALIBRATION + tokens)
-            first = [r.name for r in take(kind, folder, CALIBRATION)]
-            rest = [r.name for r in whole if r.name not in set(first)]
+            first, rest = ([r.name for r in part] for part in take(kind, folder, CALIBRATION, tokens))
+            asked = {"kind": kind, "data": str(folder), "calibration": CALIBRATION, "tokens": tokens}
             for worker in workers.values():
-                _told(worker.ask("replay", data=str(folder), kinds={kind: CALIBRATION + tokens}))
+                _told(worker.ask("replay", **asked))
             lanes: dict[str, tuple[Worker, object]] = {}
             for arm, worker in workers.items():
                 say(f"{arm.name}: tuning on {kind}")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,14 @@ class Worker:
 
     def __init__(self, name: str, order: dict[str, object]) -> None:
         self.name = name
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         start = time.perf_counter()
         environment = dict(os.environ, PYTHONPATH=str(TOOLS), HF_HUB_OFFLINE="1")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "race.worker", json.dumps(order)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             env=environment,
             cwd=TOOLS,
@@ -58,7 +60,8 @@ class Worker:
             self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ArmFailed(f"{self.name} ended") from None
+            # It ended; its answer says how.
+            pass
         answer = self._answer()
         self._process.send_signal(signal.SIGSTOP)
         return answer
@@ -66,10 +69,14 @@ class Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._said.close()
 
     def _answer(self) -> dict:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ArmFailed(f"{self.name} ended with {self._process.wait()}")
+            status = self._process.wait()
+            self._said.seek(0)
+            last = self._said.read().strip().rpartition("\n")[2]
+            raise ArmFailed(f"{self.name} ended with {status}: {last}")
         return json.loads(line)

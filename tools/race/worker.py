@@ -17,7 +17,8 @@ import numpy as np
 from . import arms
 from .arms import Arm
 
-LAPS = 5
+LAPS, WINDOW_S = 5, 0.15
+"""Least laps of a short measurement, and how long it goes on: the first laps wake threads and warm caches."""
 
 Tell = Callable[..., None]
 
@@ -62,8 +63,7 @@ def main() -> int:
                 engine.crop(ask["at"])
                 tell(seconds=seconds / ask["tokens"])
             elif do == "width":
-                engine.width(ask["count"])
-                tell(seconds=median(engine.width(ask["count"]) for _ in range(LAPS)))
+                tell(seconds=steady(lambda count=ask["count"]: engine.width(count)))
             elif do == "loop":
                 tell(seconds=loop_seconds(engine, ask["plan"], prompt(ask["at"], ask["vocab"]), ask["tokens"]))
             elif do == "memory":
@@ -103,8 +103,17 @@ def open_replay(arm: Arm, engine: Any, ask: dict[str, Any]) -> Any:
     from .replays import LlamaReplay, StenoReplay
     from .workload import take
 
-    texts = [r for kind, tokens in ask["kinds"].items() for r in take(kind, Path(ask["data"]), tokens)]
+    first, rest = take(ask["kind"], Path(ask["data"]), ask["calibration"], ask["tokens"])
+    texts = [*first, *rest]
     return (StenoReplay if arm.engine == "steno" else LlamaReplay)(engine, texts)
+
+
+def steady(measure: Callable[[], float]) -> float:
+    """Median of the later half of the laps that fit the window."""
+    laps: list[float] = []
+    while len(laps) < 2 * LAPS or (sum(laps) < WINDOW_S and len(laps) < 100):
+        laps.append(measure())
+    return median(laps[len(laps) // 2 :])
 
 
 def loop_seconds(engine: Any, plan: str, ids: list[int], tokens: int) -> float:

@@ -55,19 +55,24 @@ def recordings(kind: str, folder: Path) -> Iterator[list[Recording]]:
             yield out
 
 
-def take(kind: str, folder: Path, tokens: int, skip: int = 0) -> list[Recording]:
-    """Whole conversations of about `tokens` output tokens in all, after the first `skip` tokens' worth."""
+def take(kind: str, folder: Path, calibration: int, tokens: int) -> tuple[list[Recording], list[Recording]]:
+    """Turns of about `calibration` output tokens to tune on, and of about `tokens` to race on, never of one talk."""
+    talks = recordings(kind, folder)
+    return _up_to(talks, calibration), _up_to(talks, tokens)
+
+
+def _up_to(talks: Iterator[list[Recording]], tokens: int) -> list[Recording]:
+    """Turns of the next talks until `tokens` output tokens are there; the last talk ends early."""
     out: list[Recording] = []
-    seen = count = 0
-    for talk in recordings(kind, folder):
-        size = sum(len(r.output) for r in talk)
-        seen += size
-        if seen <= skip:
-            continue
-        out += talk
-        count += size
-        if count >= tokens:
+    count = 0
+    while count < tokens:
+        talk = next(talks, None)
+        if talk is None:
             break
+        for turn in talk:
+            if count < tokens:
+                out.append(turn)
+                count += len(turn.output)
     return out
 
 
