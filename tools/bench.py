@@ -148,7 +148,7 @@ def _save(path: Path, record: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .engines import Steno
 
 CAPACITY = 6400
-LOOKUPS = tuple((n, m) for n in (2, 3, 4) for m in (2, 4, 8, 16))
+LOOKUPS = ((2, 4), (2, 8), (3, 4), (3, 8), (3, 16))
 """Settings of the peer's prompt lookup, of which it races with the best on the calibration texts."""
 
 

@@ -12,7 +12,7 @@ from .shapes import like
 from .stage import ArmFailed, Worker
 from .workload import KINDS, take
 
-CALIBRATION = 400
+CALIBRATION = 300
 """Output tokens, from the first conversations of a kind, that plans and peers are tuned on and that do not count."""
 
 
@@ -55,9 +55,11 @@ def race(
             for arm, worker in workers.items():
                 say(f"{arm.name}: tuning on {kind}")
                 plan = _told(worker.ask("tune", names=first, seconds=tune_s))["plan"]
+                say(f"{arm.name}: found {' '.join(str(plan).split())}")
                 lanes |= _lanes(arm, worker, plan)
             out["plans"][kind] = {name: plan for name, (_, plan) in lanes.items() if not name.endswith("plain")}
             tallies = {name: Tally() for name in lanes}
+            say(f"{shape}: replaying {kind}")
             for talk in _talks(rest):
                 order = list(lanes.items())
                 shuffler.shuffle(order)

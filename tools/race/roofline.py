@@ -1,10 +1,9 @@
 """The roofline: the least time in which this machine can read given bytes with all threads.
 
-Measured with a loop that does nothing but read (`read.c`): numpy's reductions reach three quarters of it, and neither
-other strides nor prefetching changes it. The buffer is as large as the weights, in huge pages where the system gives
-them, and every thread reads its own part again and again, so starting threads does not count. Weights that fit the
-caches are read from the caches, here as there: that is what a decoder can at best do. The same over a buffer far beyond
-the caches is reported beside it.
+Measured with a loop that does nothing but read (`read.c`); neither other strides nor prefetching changes what it
+reaches. The buffer is as large as the weights, in huge pages where the system gives them, and every thread reads its
+own part again and again, so starting threads does not count. Weights that fit the caches are read from the caches, here
+as there: that is what a decoder can at best do. The same over a buffer far beyond the caches is reported beside it.
 """
 
 import ctypes
