@@ -122,8 +122,8 @@ def record(ours=2.0, peer=4.0):
     }  # fmt: skip
     other = {"ms": peer, "roof_ms": 1.7, "prefill_per_s": 500.0, "peak_bytes": 2e8}
     arms = {
-        "steno plain": tally(4.0), "steno tuned": tally(1.0), "llama.cpp plain": tally(6.0),
-        "llama.cpp flash plain": tally(5.0), "llama.cpp n-gram": tally(1.8), "llama.cpp flash n-gram": tally(2.5),
+        "steno plain": tally(4.0), "steno tuned": tally(1.0), "llama.cpp plain": tally(5.0),
+        "llama.cpp n-gram": tally(1.8),
     }  # fmt: skip
     return {
         "commit": "abc", "threads": 2, "machine": {"cpu": "A processor", "isa": "scalar"},
@@ -146,7 +146,6 @@ def test_floors_are_judged_as_written():
     assert judged(floors.PREFILL) == (1.8, False)
     assert judged(floors.SAMPLING) == (1.1, False)
     assert judged(floors.MEMORY) == (pytest.approx(1.2 / 1.1), True)
-    # Against the faster way of running llama.cpp, not the slower.
     assert judged(floors.REPLAY) == (5.0, True)
     assert judged(floors.NGRAM) == (1.8, False)
     assert verdicts[floors.INT8, "500M"].met is None

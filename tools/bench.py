@@ -74,9 +74,9 @@ def _replay(record: dict[str, Any], shape: str, args: argparse.Namespace) -> Non
         shape, args.form, folder, tokens=args.replay_tokens, tune_s=args.tune_seconds, threads=args.threads,
         kinds=_listed(args.kinds, workload.KINDS, "kind"), say=say,
     )  # fmt: skip
-    old = record.setdefault("replay", {}).get(shape, {"kinds": {}, "plans": {}})
-    found["kinds"] = old["kinds"] | found["kinds"]
-    found["plans"] = old["plans"] | found["plans"]
+    old = record.setdefault("replay", {}).get(shape, {"kinds": {}, "plans": {}, "ways": {}})
+    for part in ("kinds", "plans", "ways"):
+        found[part] = old[part] | found[part]
     found["total"] = total(found["kinds"])
     record["replay"][shape] = found | {"commit": record["commit"]}
 

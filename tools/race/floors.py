@@ -40,6 +40,8 @@ SAMPLING = "steno int8, sampled step over greedy step"
 REPLAY = "tuned steno over llama.cpp's plain decoding, recorded text"
 NGRAM = "tuned steno over llama.cpp's n-gram speculation, recorded text"
 
+PLAIN, DRAFTED = "llama.cpp plain", "llama.cpp n-gram"
+
 FLOORS = (
     *(Floor(INT8, shape, limit) for shape, limit in (("15M", 4.5), ("110M", 1.8), ("500M", 1.3))),
     *(Floor(INT4, shape, limit) for shape, limit in (("15M", 4.5), ("110M", 1.5), ("500M", 1.15))),
@@ -62,7 +64,7 @@ def figure(record: dict[str, Any], floor: Floor) -> float | None:
     """The figure a floor speaks of, None where it was not taken."""
     if floor.what in (REPLAY, NGRAM):
         replay = record.get("replay", {}).get(floor.shape)
-        return replay and ratio(replay["total"], "steno tuned", "plain" if floor.what == REPLAY else "n-gram")
+        return replay and ratio(replay["total"], "steno tuned", PLAIN if floor.what == REPLAY else DRAFTED)
     rows: Rows = record.get("shapes", {}).get(floor.shape, {}).get("rows", {})
     ours, peer = rows.get("steno int8", {}), rows.get("llama.cpp q8_0", {})
     if floor.what == INT4:
@@ -88,7 +90,6 @@ def over(one: float | None, other: float | None) -> float | None:
 
 
 def ratio(total: dict[str, dict[str, float]], ours: str, peer: str) -> float | None:
-    """Tokens per second of an arm over the fastest of the arms of llama.cpp that run a way of decoding."""
+    """Tokens per second of one arm of a replay over those of another."""
     rates = {name: t["tokens"] / t["seconds"] for name, t in total.items()}
-    peers = [rate for name, rate in rates.items() if name.startswith("llama.cpp") and name.endswith(peer)]
-    return rates[ours] / max(peers) if ours in rates and peers else None
+    return over(rates.get(ours), rates.get(peer))

@@ -33,7 +33,7 @@ def race(
     arms = [Arm("steno", form), *(Arm("llama.cpp", peer, option) for option in ("", "flash") if peer)]
     workers: dict[Arm, Worker] = {}
     shuffler = random.Random(shape)
-    out: dict[str, Any] = {"form": form, "kinds": {}, "plans": {}, "failed": {}}
+    out: dict[str, Any] = {"form": form, "kinds": {}, "plans": {}, "ways": {}, "failed": {}}
     try:
         for arm in arms:
             make(arm, shape)
@@ -52,11 +52,12 @@ def race(
             for worker in workers.values():
                 _told(worker.ask("replay", **asked))
             lanes: dict[str, tuple[Worker, object]] = {}
-            for arm, worker in workers.items():
+            for arm, worker in _faster(workers, first).items():
                 say(f"{arm.name}: tuning on {kind}")
                 plan = _told(worker.ask("tune", names=first, seconds=tune_s))["plan"]
                 say(f"{arm.name}: found {' '.join(str(plan).split())}")
                 lanes |= _lanes(arm, worker, plan)
+            out["ways"][kind] = sorted({worker.name for worker, _ in lanes.values()})
             out["plans"][kind] = {name: plan for name, (_, plan) in lanes.items() if not name.endswith("plain")}
             tallies = {name: Tally() for name in lanes}
             say(f"{shape}: replaying {kind}")
@@ -83,10 +84,19 @@ def total(kinds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, 
     return {name: vars(tally) for name, tally in out.items()}
 
 
+def _faster(workers: dict[Arm, Worker], names: list[str]) -> dict[Arm, Worker]:
+    """steno, and of the peer's ways of running the one that decodes the calibration texts fastest."""
+    seconds = {arm: 0.0 for arm in workers}
+    for arm, worker in workers.items():
+        if arm.engine != "steno":
+            seconds[arm] = _told(worker.ask("run", plan=None, names=names))["tally"]["seconds"]
+    chosen = {arm.row: arm for arm in sorted(workers, key=lambda arm: -seconds[arm])}
+    return {arm: workers[arm] for arm in chosen.values()}
+
+
 def _lanes(arm: Arm, worker: Worker, plan: object) -> dict[str, tuple[Worker, object]]:
     """An arm's two lanes, plain and tuned: (worker, plan) by name."""
     label, tuned, plain = ("steno", "tuned", GREEDY) if arm.engine == "steno" else ("llama.cpp", "n-gram", None)
-    label = f"{label} {arm.option}".strip()
     return {f"{label} plain": (worker, plain), f"{label} {tuned}": (worker, plan)}
 
 
