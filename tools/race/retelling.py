@@ -86,7 +86,7 @@ def total(kinds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, 
 
 def _faster(workers: dict[Arm, Worker], names: list[str]) -> dict[Arm, Worker]:
     """steno, and of the peer's ways of running the one that decodes the calibration texts fastest."""
-    seconds = {arm: 0.0 for arm in workers}
+    seconds = dict.fromkeys(workers, 0.0)
     for arm, worker in workers.items():
         if arm.engine != "steno":
             seconds[arm] = _told(worker.ask("run", plan=None, names=names))["tally"]["seconds"]
