@@ -185,7 +185,8 @@ class ReplayStep:
         return out
 
     def top(self, count: int) -> tuple[Ints, Floats]:
-        ids, values = (part.copy() for part in self._inner.top(count))
+        best, scores = self._inner.top(count)
+        ids, values = best.copy(), scores.copy()
         for row, column in np.argwhere(self._chosen >= 0):
             token, old = self._chosen[row, column], ids[row, column]
             kept = old != token
