@@ -41,8 +41,8 @@ $(SETUP): pyproject.toml constraints.txt native/CMakeLists.txt
 	.venv/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable '.[hf,train,dev]'
 	touch $(SETUP)
 
-# llama.cpp is built here, for this processor. GCC before 13 takes an operand of its AMX set-up for 8 bytes and drops the
-# stores to the rest, and the first prompt is a segmentation fault: without dead-store elimination AMX works, at no cost.
+# llama.cpp is built here, for this processor. GCC 12 takes an operand of its AMX set-up for 8 bytes and drops the stores
+# to the rest, and the first prompt is a segmentation fault: without dead-store elimination AMX works.
 $(PEERS): $(SETUP)
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" CMAKE_BUILD_PARALLEL_LEVEL=2 \
 	  $(PY) -m pip install --quiet --no-cache-dir --no-binary llama-cpp-python llama-cpp-python
