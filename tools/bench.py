@@ -1,178 +1,172 @@
-"""`make bench`: steno's engine beside transformers on the same random weights, prompts and token counts.
+"""`make bench`: steno's engine beside transformers, llama.cpp and CTranslate2 on the same random weights.
 
-    python tools/bench.py [--shapes 15M,110M] [--tokens 48] [--rounds 5] [--json FILE]
+    python tools/bench.py [--shapes 15M,110M] [--arms steno,llama] [--parts decode,prefill] [--replay 110M] [--show]
 
-Arms are interleaved and the figure is the median of the rounds. Per shape and arm: milliseconds per decoded token, the
-ratio to transformers, the ratio to the time numpy takes to read as many bytes from memory with all cores (below 1 where
-weights stay in the caches), the cost of a step of 8 nodes against one of 1, and prefill tokens per second. Weights are
-random: speed does not depend on them, and nothing has to be fetched.
+Every arm runs in a process of its own, which sleeps while another is timed; arms take turns in an order drawn anew each
+round, and figures are medians. Shapes and parts that a call does not name stay in the JSON file as they were, so a race
+can be run in slices. The exit code says whether the race could be run; whether floors were met stands in the table.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-SHAPES = {
-    "15M": {"hidden_size": 288, "layers": 6, "heads": 6, "kv": 2, "head_dim": 48, "inner": 2048, "vocab": 8192},
-    "110M": {"hidden_size": 768, "layers": 12, "heads": 12, "kv": 4, "head_dim": 64, "inner": 2048, "vocab": 32000},
-    "500M": {"hidden_size": 1280, "layers": 24, "heads": 20, "kv": 5, "head_dim": 64, "inner": 3840, "vocab": 32000},
-}
-PROMPT = 128
+from race import arms as known
+from race import table, workload
+from race.contest import PARTS, Contest
+from race.roofline import FAR, Roofline
+from race.shapes import SHAPES
 
-
-@dataclass
-class Line:
-    """One arm on one shape; None where it does not apply."""
-
-    shape: str
-    arm: str
-    weight_bytes: int
-    ms_per_token: float
-    over_transformers: float | None
-    over_read_time: float
-    t8_over_t1: float | None
-    prefill_per_s: float
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "docs" / "bench" / "cpu.json"
+PEERS = ("llama-cpp-python", "ctranslate2", "transformers", "torch")
+BYTES_PER_PARAMETER = 12
+"""Memory a shape needs here at worst: a checkpoint, floats, and a peer's copy."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Race the engine against its peers.")
-    parser.add_argument("--shapes", default="15M,110M", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--tokens", type=int, default=48, help="decoded tokens per round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the lines to this file")
-    args = parser.parse_args()
-    unknown = [s for s in args.shapes.split(",") if s not in SHAPES]
-    if unknown:
-        print(f"error: there is no shape {unknown[0]}; the shapes are {', '.join(SHAPES)}", file=sys.stderr)
-        return 2
-    bandwidth = read_bandwidth()
-    print(f"memory bandwidth, read, measured now: {bandwidth / 1e9:.1f} GB/s\n")
-    print("| shape | arm | ms/token | x transformers | x read time | t(8)/t(1) | prefill tokens/s |")
-    print("|---|---|---|---|---|---|---|")
-    lines: list[Line] = []
-    for shape in args.shapes.split(","):
-        for line in compare(shape, args.tokens, args.rounds, bandwidth):
-            lines.append(line)
-            ratio = "1" if line.over_transformers is None else f"{line.over_transformers:.1f}"
-            wide = "-" if line.t8_over_t1 is None else f"{line.t8_over_t1:.2f}"
-            print(
-                f"| {line.shape} | {line.arm} | {line.ms_per_token:.3f} | {ratio} | {line.over_read_time:.2f} | {wide} "
-                f"| {line.prefill_per_s:,.0f} |",
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    args = _arguments()
+    record: dict[str, Any] = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
+    if args.show:
+        print(table.render(record))
+        return 0
+    shapes = _listed(args.shapes, SHAPES, "shape")
+    parts = _listed(args.parts, PARTS, "part")
+    replayed = _listed(args.replay, SHAPES, "shape")
+    if shapes or replayed:
+        record |= _taken_on(args.threads)
+    for shape in shapes:
+        if SHAPES[shape].parameters * BYTES_PER_PARAMETER > record["machine"]["memory_bytes"]:
+            say(f"{shape} is left out: it needs more memory than this machine has")
+            continue
+        chosen = [arm for arm in known.arms() if any(word in arm.name for word in args.arms.split(","))]
+        if not chosen:
+            sys.exit(f"error: no arm is named {args.arms}; the arms are {', '.join(a.name for a in known.arms())}")
+        found = Contest(shape, chosen, args.threads, say).run(parts, args.rounds)
+        _merge(record, shape, found | {"commit": record["commit"]})
+        _save(args.json, record)
+    for shape in replayed:
+        _replay(record, shape, args)
+        _save(args.json, record)
+    print(table.render(record))
     return 0
 
 
-def read_bandwidth() -> float:
-    """Bytes per second of reading memory far beyond the caches with all usable cores, best of seven."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = [np.ones(1 << 26, np.float32) for _ in range(cores)]
-    laps = []
-    with ThreadPoolExecutor(cores) as pool:
-        for _ in range(7):
-            start = time.perf_counter()
-            list(pool.map(np.max, parts))
-            laps.append(time.perf_counter() - start)
-    return sum(part.nbytes for part in parts) / min(laps)
+def _replay(record: dict[str, Any], shape: str, args: argparse.Namespace) -> None:
+    folder = workload.data()
+    if folder is None:
+        say("the replay of recorded text is left out: set STENO_DATA to the folder that holds inference/tau-bench")
+        return
+    if not known.installed("llama.cpp"):
+        say("the replay of recorded text is left out: it races llama.cpp, which is not installed. Run: make bench")
+        return
+    from race.retelling import race, total
+
+    found = race(
+        shape, args.form, folder, tokens=args.replay_tokens, tune_s=args.tune_seconds, threads=args.threads,
+        kinds=_listed(args.kinds, workload.KINDS, "kind"), say=say,
+    )  # fmt: skip
+    old = record.setdefault("replay", {}).get(shape, {"kinds": {}, "plans": {}, "ways": {}})
+    for part in ("kinds", "plans", "ways"):
+        found[part] = old[part] | found[part]
+    found["total"] = total(found["kinds"])
+    record["replay"][shape] = found | {"commit": record["commit"]}
 
 
-def compare(shape: str, tokens: int, rounds: int, bandwidth: float) -> list[Line]:
-    """All arms on one shape."""
-    from steno.core import Nodes
-    from steno.measure.peers import transformers_generate
+def _merge(record: dict[str, Any], shape: str, found: dict[str, Any]) -> None:
+    """What was measured now replaces the same figures of the same arms; the rest stays."""
+    shapes = record.setdefault("shapes", {})
+    old = shapes.get(shape, {"rows": {}})
+    rows = old["rows"]
+    for name, row in found["rows"].items():
+        rows[name] = rows.get(name, {}) | row
+    shapes[shape] = found | {"rows": rows}
+    # Shapes stand in the table by size, whatever the order they were raced in.
+    record["shapes"] = {name: shapes[name] for name in SHAPES if name in shapes}
+
+
+def _taken_on(threads: int) -> dict[str, Any]:
+    """What figures depend on: machine, versions, commit, date, and the speed of memory."""
+    from steno.measure import to_plain
+    from steno.measure.machine import here
+
+    far = Roofline(FAR, threads)
+    versions = {}
+    for name in PEERS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            say(f"{name} is not installed and is left out. Run: make bench")
+    return {
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": to_plain(here(threads=threads, isa=_isa())),
+        "threads": threads,
+        "versions": versions,
+        "memory_bytes_per_s": far.size / far.seconds(),
+    }
+
+
+def _isa() -> str:
+    from steno.models import locate
     from steno.models.native import load
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = write_model(Path(scratch), shape)
-        peer = transformers_generate(folder, dtype="float32", ignore_eos=True)
-        engines = {f"steno {form}": load(folder, weights=form) for form in ("int8", "fp32")}
-    prompt = np.random.default_rng(0).integers(0, SHAPES[shape]["vocab"], PROMPT + 1).tolist()
-    sessions = {name: model.open(1, PROMPT + tokens + 64) for name, model in engines.items()}
-    decode: dict[str, list[float]] = {name: [] for name in ["transformers", *engines]}
-    prefill: dict[str, list[float]] = {name: [] for name in decode}
-    wide: dict[str, list[float]] = {name: [] for name in engines}
-    chain = np.arange(-1, 7, dtype=np.int32)[None]
-    for lap in range(rounds + 1):
-        for name, session in sessions.items():
-            session.crop([0])
-            start = time.perf_counter()
-            session.prefill([prompt[:-1]])
-            filled = time.perf_counter()
-            token = np.array([[prompt[-1]]], np.int32)
-            root = np.array([[-1]], np.int32)
-            for _ in range(tokens):
-                token = session.forward(Nodes(tokens=token, parents=root)).argmax
-                session.commit([[0]])
-            done = time.perf_counter()
-            eight = np.zeros((1, 8), np.int32)
-            for _ in range(8):
-                _ = session.forward(Nodes(tokens=eight, parents=chain)).argmax
-            end = time.perf_counter()
-            if lap:
-                prefill[name].append(PROMPT / (filled - start))
-                decode[name].append((done - filled) / tokens)
-                wide[name].append((end - done) / 8)
-        timing = peer.run(prompt, tokens)
-        if lap:
-            prefill["transformers"].append(len(prompt) / timing.prefill_s)
-            decode["transformers"].append(timing.decode_s / timing.decoded)
-    base = median(decode["transformers"])
-    count = num_parameters(shape)
-    sizes = {"transformers": 4 * count} | {name: model.weight_bytes() for name, model in engines.items()}
-    return [
-        Line(
-            shape=shape,
-            arm=name,
-            weight_bytes=sizes[name],
-            ms_per_token=1e3 * median(laps),
-            over_transformers=None if name == "transformers" else base / median(laps),
-            over_read_time=median(laps) * bandwidth / sizes[name],
-            t8_over_t1=median(wide[name]) / median(laps) if name in wide else None,
-            prefill_per_s=median(prefill[name]),
+    return load(locate("nib"), threads=1).isa
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head, dirty = (
+            subprocess.run([*git, *words], check=True, capture_output=True, text=True).stdout.strip()
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "src", "native"))
         )
-        for name, laps in decode.items()
-    ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
 
 
-def write_model(folder: Path, shape: str) -> Path:
-    """A random Llama of the shape."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    s = SHAPES[shape]
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=s["hidden_size"],
-        num_hidden_layers=s["layers"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv"],
-        head_dim=s["head_dim"],
-        intermediate_size=s["inner"],
-        vocab_size=s["vocab"],
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def _listed(text: str, allowed: Any, what: str) -> list[str]:
+    names = [word for word in text.split(",") if word]
+    for name in names:
+        if name not in allowed:
+            sys.exit(f"error: there is no {what} {name}; there are {', '.join(allowed)}")
+    return names
 
 
-def num_parameters(shape: str) -> int:
-    """Parameters of a shape, the tied head counted once."""
-    s = SHAPES[shape]
-    width, size = s["hidden_size"], s["head_dim"]
-    attention = width * size * (2 * s["heads"] + 2 * s["kv"])
-    return s["vocab"] * width + s["layers"] * (attention + 3 * width * s["inner"] + 2 * width) + width
+def _save(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description="Race the engine against its peers.")
+    parser.add_argument("--shapes", default="15M,110M,500M,1.1B", help="'' for none")
+    parser.add_argument("--arms", default="", help="only arms whose name holds one of these words")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--replay", default="110M,500M", help="shapes that replay recorded text; '' for none")
+    parser.add_argument("--kinds", default=",".join(workload.KINDS), help="recorded texts")
+    parser.add_argument("--form", default="int8", help="weight form of the replay")
+    parser.add_argument("--replay-tokens", type=int, default=1500, help="output tokens of each kind")
+    parser.add_argument("--tune-seconds", type=float, default=60.0, help="for the search of a plan, per kind")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=min(2, cores))
+    parser.add_argument("--json", type=Path, default=RECORD)
+    parser.add_argument("--show", action="store_true", help="print the tables of the JSON file, race nothing")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
