@@ -21,6 +21,8 @@ void rotate(float* x, const float* cos, const float* sin, int half);
 void scale(float* x, float by, int n);
 void attend(const Attend& a);
 int argmax(const float* x, int from, int to, float* best);
+void gumbel(const uint32_t* key, int n, float* out);
+int draw(const uint32_t* key, const float* logits, int n);
 void top(const float* x, int n, int count, int32_t* ids, float* values);
 
 }  // namespace steno::STENO_TARGET

@@ -1,6 +1,7 @@
 // Python's view of the engine. Everything here is private to steno.models.native, which holds the public contract.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -8,6 +9,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
@@ -138,6 +140,17 @@ Out<float, 2> embed(Model& m, In<int32_t, 1> ids) {
 }
 
 
+using Words = std::array<uint32_t, 4>;
+
+Out<float, 1> gumbel(const Words& key, size_t n) {
+  auto memory = std::make_shared<Memory>(n * sizeof(float) + 1);
+  auto* data = static_cast<float*>(memory->data);
+  kernels().gumbel(key.data(), (int)n, data);
+  return view<float, 1>(memory, data, {n});
+}
+
+int draw(const Words& key, In<float, 1> logits) { return kernels().draw(key.data(), logits.data(), (int)logits.shape(0)); }
+
 }  // namespace
 
 NB_MODULE(_engine, mod) {
@@ -167,6 +180,9 @@ NB_MODULE(_engine, mod) {
 
   mod.def("insist_on_threads", [](bool always) { Pool::get().insist(always); },
           "Use every thread even where fewer would be faster; for tests.");
+
+  mod.def("gumbel", &gumbel, "key"_a, "count"_a, "Standard Gumbel noise, a function of the key's four words.");
+  mod.def("draw", &draw, "key"_a, "logits"_a.noconvert(), "argmax(logits + gumbel(key)), the lowest id among equals.");
 
   nb::enum_<Model::Part>(mod, "Part")
       .value("QKV", Model::QKV).value("OUT", Model::OUT).value("GATE_UP", Model::GATE_UP).value("DOWN", Model::DOWN).value("HEAD", Model::HEAD);

@@ -88,6 +88,10 @@ struct Kernels {
   void (*attend)(const Attend& a);
   // lowest index of the largest value in [from, to); NaN is never the largest
   int (*argmax)(const float* x, int from, int to, float* best);
+  // standard Gumbel noise of ids [0, n), a function of the four words of the key; see sample.cpp
+  void (*gumbel)(const uint32_t* key, int n, float* out);
+  // argmax of logits + noise, the lowest id among equals
+  int (*draw)(const uint32_t* key, const float* logits, int n);
   // the count largest, best first, ties by the lower index; ids and values have room for count
   void (*top)(const float* x, int n, int count, int32_t* ids, float* values);
 };

@@ -57,6 +57,13 @@ INL I pick(I m, I a, I b) { I r; EACH r.v[i] = m.v[i] ? a.v[i] : b.v[i]; return 
 INL I bits(F a) { I r; EACH r.v[i] = (vi)a.v[i]; return r; }
 INL F as_float(I a) { F r; EACH r.v[i] = (vf)a.v[i]; return r; }
 INL F to_float(I a) { F r; EACH r.v[i] = __builtin_convertvector(a.v[i], vf); return r; }
+INL I operator|(I a, I b) { EACH a.v[i] = a.v[i] | b.v[i]; return a; }
+INL I operator^(I a, I b) { EACH a.v[i] = a.v[i] ^ b.v[i]; return a; }
+INL I shift_right(I a, int n) {  // zeros come in from the left
+  typedef uint32_t vu __attribute__((vector_size(REG_BYTES)));
+  EACH a.v[i] = (vi)((vu)a.v[i] >> n);
+  return a;
+}
 INL I shift_left(I a, int n) { EACH a.v[i] = a.v[i] << n; return a; }
 
 #if defined(__x86_64__) && !defined(__FMA__)
@@ -135,6 +142,44 @@ INL F exp(F x) {
   p = fma(p, r, set(1.0f));
   p = p * as_float(shift_left(n + set(127), 23));
   return pick(tiny, set(0.0f), p);
+}
+
+// ln x for positive normal x, relative error below 3e-7 (absolute near 1). x = 2^e m with m in [sqrt(1/2), sqrt(2)), and
+// ln m by the series of the inverse hyperbolic tangent in s = (m - 1) / (m + 1), |s| < 0.172.
+INL F log(F x) {
+  I u = bits(x) - set((int32_t)0x3F3504F3);  // sqrt(1/2)
+  I e = shift_right(u, 23);
+  e = pick(e > set((int32_t)255), e - set((int32_t)512), e);  // nine bits with sign
+  F m = as_float((u & set((int32_t)0x007FFFFF)) + set((int32_t)0x3F3504F3));
+  F n = to_float(e), s = (m - set(1.0f)) / (m + set(1.0f)), z = s * s;
+  F p = set(2.0f / 9);
+  p = fma(p, z, set(2.0f / 7));
+  p = fma(p, z, set(2.0f / 5));
+  p = fma(p, z, set(2.0f / 3));
+  p = fma(p, z, set(2.0f));
+  F low = fma(n, set(-2.12194440e-4f), p * s);
+  return fma(n, set(0.693359375f), low);
+}
+
+// Low and high halves of the products of 16 unsigned numbers with one.
+INL void multiply(I a, uint32_t by, I& low, I& high) {
+  typedef uint64_t vl __attribute__((vector_size(REG_BYTES)));
+  auto times = [&](vl x) {  // of the lower halves; named, as compilers otherwise multiply all 64 bits
+#if defined(__AVX512F__)
+    return (vl)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(by));
+#elif defined(__AVX2__)
+    return (vl)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(by));
+#elif defined(__SSE2__)
+    return (vl)_mm_mul_epu32((__m128i)x, _mm_set1_epi64x(by));
+#else
+    return (x & 0xFFFFFFFFu) * (vl)((vl){} + by);
+#endif
+  };
+  EACH {
+    vl even = times((vl)a.v[i]), odd = times((vl)a.v[i] >> 32);
+    high.v[i] = (vi)((even >> 32) | (odd & ~(uint64_t)0xFFFFFFFFu));
+    low.v[i] = (vi)((even & 0xFFFFFFFFu) | (odd << 32));
+  }
 }
 
 }  // namespace

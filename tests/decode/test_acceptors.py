@@ -7,7 +7,7 @@ import pytest
 from rig import FREE, Hostile, Strict, run, softmax
 
 from steno.core import Key
-from steno.decode import Request
+from steno.decode import Request, _noise
 from steno.decode._law import draw
 from steno.decode._noise import gumbel
 from steno.decode.accept.greedy import Greedy
@@ -187,8 +187,37 @@ def test_noise_is_a_function_of_the_key_and_is_standard_gumbel():
     others = [Key(6, 6, 7, "token"), Key(5, 7, 7, "token"), Key(5, 6, 8, "token"), Key(5, 6, 7, "accept")]
     assert all((gumbel(other, 8) != noise[:8]).all() for other in others)
     # Written down: a change here would change every sampled text.
-    assert np.random.Philox(key=key.bits(128)).random_raw(2).tolist() == [3582291117662383832, 4764475947849497407]
-    np.testing.assert_allclose(noise[:2], [-0.4940163212475754, -0.3028418282449213], rtol=1e-14)
+    assert noise[:3].view(np.uint32).tolist() == [1066017224, 3202568764, 1056139141]
+
+
+def test_noise_is_philox_and_two_logarithms():
+    """Against integers of any size and double precision, at the ids of a whole block and of a rest."""
+    assert philox([0] * 4, [0] * 2) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answers
+    assert philox([2**32 - 1] * 4, [2**32 - 1] * 2) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    key = Key(1, 2, 3, "token")
+    k0, k1, c2, c3 = (key.bits(128) >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96))
+    words = [philox([16 * (i // 64) + i % 16, 0, c2, c3], [k0, k1])[i % 64 // 16] for i in range(3001)]
+    want = -np.log(-np.log1p(-(np.array(words, np.float64) + 0.5) * 2.0**-32))
+    # The lower tail, which never decides, is coarser.
+    assert (np.abs(gumbel(key, 3001) - want) < np.where(want > -1.5, 2e-6, 1e-3)).all()
+
+
+def philox(counter, key):
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3)."""
+    for _ in range(10):
+        a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [b >> 32 ^ counter[1] ^ key[0], b & 0xFFFFFFFF, a >> 32 ^ counter[3] ^ key[1], a & 0xFFFFFFFF]
+        key = [key[0] + 0x9E3779B9 & 0xFFFFFFFF, key[1] + 0xBB67AE85 & 0xFFFFFFFF]
+    return counter
+
+
+@pytest.mark.parametrize("vocab", [1, 5, 64, 100, 1024, 1500, 5000])
+def test_draw_is_the_best_of_logits_and_noise(vocab):
+    for number in range(20):
+        key = Key(7, number, 0, "token")
+        logits = np.random.default_rng(number).normal(size=vocab).astype(np.float32)
+        logits[:: number + 2] = -np.inf if vocab > 1 else 0
+        assert _noise.draw(key, logits) == int((logits + gumbel(key, vocab)).argmax())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rig import KINDS, Hostile, Strict, plain, requests, run
 from steno.core import Plan
 from steno.decode import loop
 from steno.decode._budget import Budget
-from steno.decode._noise import gumbel as noise
+from steno.decode._noise import draw
 from steno.decode._row import Row
 from steno.decode._view import NodeView
 from steno.decode.accept import greedy, gumbel, residual
@@ -149,7 +149,7 @@ def sibling_seeing_penalty(patch):
 def noise_by_call_order(patch):
     """P16: randomness is drawn from one stream as it is needed."""
     calls = count()
-    patch.setattr(gumbel, "gumbel", lambda key, size: noise(type(key)(key.seed, 0, next(calls), "token"), size))
+    patch.setattr(gumbel, "draw", lambda key, logits: draw(type(key)(key.seed, 0, next(calls), "token"), logits))
 
 
 def noise_by_row(patch):

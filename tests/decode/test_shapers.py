@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from steno.decode._law import softmax
 from steno.decode.shape.min_p import MinP
 from steno.decode.shape.repetition import Repetition
 from steno.decode.shape.temperature import Temperature
@@ -37,6 +38,18 @@ def test_top_p_by_hand():
     for p, ids in ((0.0, [1]), (0.4, [1]), (0.6, [1, 2]), (0.8, [1, 2, 3]), (0.95, [0, 1, 2, 3]), (1.0, [0, 1, 2, 3])):
         assert kept(TopP(p=p).shape(logits, ())) == ids
     assert kept(TopP(p=0.5).shape(row(1, 1, 1, 1), ())) == [0, 1]
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.95, 0.999999])
+def test_top_p_of_many_is_top_p_of_all(spread, p):
+    """Whether the best few hold the mass or not, and with ties at their edge, the same ids stay."""
+    noise = np.random.default_rng(1)
+    logits = (noise.normal(size=4000) * spread).astype(np.float32).round(3)
+    law = softmax(logits)
+    order = np.argsort(-logits, kind="stable")
+    stay = order[: 1 + int(np.searchsorted(np.cumsum(law[order]), p))]
+    assert set(np.flatnonzero(np.isfinite(TopP(p=p).shape(logits, [])))) == set(stay)
 
 
 def test_min_p_by_hand():

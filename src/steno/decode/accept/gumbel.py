@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from steno.core import Card
 
-from .._noise import gumbel
+from .._noise import draw
 from .._walk import follow
 from ..base import AcceptorKnob, Draft, View
 
@@ -25,7 +25,6 @@ class Gumbel(AcceptorKnob):
 
     def verify(self, draft: Draft, view: View) -> tuple[list[int], int]:
         def choose(node: int) -> int:
-            logits = view.logits(node)
-            return int((logits + gumbel(view.key(node, "token"), len(logits))).argmax())
+            return draw(view.key(node, "token"), view.logits(node))
 
         return follow(draft, choose)
