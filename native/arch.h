@@ -20,6 +20,7 @@ void swiglu(const float* gate, const float* up, float* out, int n);
 void rotate(float* x, const float* cos, const float* sin, int half);
 void scale(float* x, float by, int n);
 void attend(const Attend& a);
+bool seal(const Seal& s);
 int argmax(const float* x, int from, int to, float* best);
 void gumbel(const uint32_t* key, int n, float* out);
 int draw(const uint32_t* key, const float* logits, int n);

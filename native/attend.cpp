@@ -1,13 +1,130 @@
-// Attention of up to QUERIES queries over the committed keys of a row and their own staged ones.
+// Attention of up to QUERIES queries over the committed tokens of a row and their own staged ones.
+//
+// Two passes over the slots, one for scores and one for values. Sealed tokens are unpacked some panels of 16 slots at a
+// time into scratch that stays in the first cache, once for all queries; from there on they are floats like the others,
+// so that neither the order of a sum nor any of its bits depends on what is sealed.
 #include "arch.h"
+#include "codes.h"
 #include "lanes.h"
 
 namespace steno::STENO_TARGET {
 namespace {
 
+struct Span { int from, to; };
+
+// What all queries of a call see between them: some first slots, and the newest.
+struct Sight {
+  Span lead, rest;  // committed slots; lead ends at or before the panel in which rest begins
+  int end;          // of the slots, staged ones included, that any query sees; a multiple of 16
+};
+
+Sight sight(const Attend& a) {
+  int from = a.from[0], low = a.low[0], deep = 0;
+  for (int q = 0; q < a.queries; q++) {
+    from = a.from[q] < from ? a.from[q] : from;
+    low = a.low[q] < low ? a.low[q] : low;
+    deep = a.path_len[q] > deep ? a.path_len[q] : deep;
+  }
+  low = low < a.length ? low : a.length;
+  int lead = a.lead < a.length ? a.lead : a.length;
+  Sight s{{from, lead}, {low, a.length}, round_up(a.length + deep, LANES)};
+  if (lead <= from) s.lead = {low, low};
+  else if (low / LANES * LANES < round_up(lead, LANES)) s.rest.from = from < low ? from : low, s.lead = {s.rest.from, s.rest.from};
+  return s;
+}
+
+int least(int a, int b) { return a < b ? a : b; }
+
+// Panels [panel, panel + count) of sealed keys, within one page, as floats [count][head_dim][16].
+void unpack_keys(const Attend& a, int panel, int count, float* out) {
+  const Coding& c = a.coding;
+  int per_page = a.sealed.slots / LANES, d = a.head_dim;
+  const uint8_t* base = a.sealed.page[panel / per_page] + a.sealed.at;
+  size_t table = table_bytes(c.key_bits, d);
+  float* scale = out + (size_t)panels_at_once(a.head_pad) * LANES * a.head_pad;
+  float* zero = scale + (size_t)LANES * a.head_pad;
+  F lift = set((float)(1 << (c.key_bits - 1)));
+  int have = -1;
+  for (int i = 0; i < count; i++, panel++) {
+    int local = panel % per_page;
+    const uint8_t* codes = base + local * table;
+    float* to = out + (size_t)i * d * LANES;
+    if (c.key_bits == 16) {
+      spread_halves(codes, d, to, LANES);
+      continue;
+    }
+    const uint16_t* scales = (const uint16_t*)(base + a.places.key_scales);
+    auto group = [&](int g) { return scales + (size_t)g * 2 * a.head_pad; };
+    if (c.group % LANES == 0) {
+      int g = local * LANES / c.group;
+      for (int j = 0; j < a.head_pad && g != have; j += LANES) {
+        F s = halves(group(g) + j);
+        store(scale + j, s);
+        store(zero + j, halves(group(g) + a.head_pad + j) + s * lift);
+      }
+      have = g;
+      spread<false>(c.key_bits, codes, d, scale, zero, to, LANES);
+    } else {
+      for (int lane = 0; lane < LANES; lane++) {
+        const uint16_t* g = group((local * LANES + lane) / c.group);
+        for (int j = 0; j < d; j++) {
+          scale[j * LANES + lane] = whole(g[j]);
+          zero[j * LANES + lane] = whole(g[a.head_pad + j]);
+        }
+      }
+      for (int j = 0; j < d; j++) store(zero + j * LANES, load(zero + j * LANES) + load(scale + j * LANES) * lift);
+      spread<true>(c.key_bits, codes, d, scale, zero, to, LANES);
+    }
+  }
+}
+
+// The same of values, as floats [count * 16][head_pad].
+void unpack_values(const Attend& a, int panel, int count, float* out) {
+  const Coding& c = a.coding;
+  int per_page = a.sealed.slots / LANES, blocks = a.head_pad / LANES, groups = a.head_dim / c.channels;
+  const uint8_t* base = a.sealed.page[panel / per_page] + a.sealed.at;
+  size_t table = table_bytes(c.value_bits, LANES), pad = a.head_pad;
+  float* scale = out + (size_t)panels_at_once(a.head_pad) * LANES * pad;
+  float* zero = scale + LANES * pad;
+  F lift = set((float)(1 << (c.value_bits - 1)));
+  for (int i = 0; i < count; i++, panel++) {
+    int local = panel % per_page;
+    const uint8_t* codes = base + a.places.values + (size_t)local * blocks * table;
+    float* to = out + (size_t)i * LANES * pad;
+    if (c.value_bits == 16) {
+      for (int b = 0; b < blocks; b++) spread_halves(codes + b * table, LANES, to + b * LANES, pad);
+      continue;
+    }
+    const uint16_t* scales = (const uint16_t*)(base + a.places.value_scales) + (size_t)local * groups * 2 * LANES;
+    if (c.channels % LANES == 0 || groups == 1) {
+      for (int g = 0; g < groups; g++) {
+        F s = halves(scales + g * 2 * LANES);
+        store(scale + g * LANES, s);
+        store(zero + g * LANES, halves(scales + (g * 2 + 1) * LANES) + s * lift);
+      }
+      for (int b = 0; b < blocks; b++) {
+        int g = groups == 1 ? 0 : least(b * LANES / c.channels, groups - 1);
+        spread<false>(c.value_bits, codes + b * table, LANES, scale + g * LANES, zero + g * LANES, to + b * LANES, pad);
+      }
+    } else {
+      for (int b = 0; b < blocks; b++) {
+        for (int lane = 0; lane < LANES; lane++) {
+          const uint16_t* g = scales + least((b * LANES + lane) / c.channels, groups - 1) * 2 * LANES;
+          for (int j = 0; j < LANES; j++) {
+            scale[j * LANES + lane] = whole(g[j]);
+            zero[j * LANES + lane] = whole(g[LANES + j]);
+          }
+        }
+        for (int j = 0; j < LANES; j++) store(zero + j * LANES, load(zero + j * LANES) + load(scale + j * LANES) * lift);
+        spread<true>(c.value_bits, codes + b * table, LANES, scale, zero, to + b * LANES, pad);
+      }
+    }
+  }
+}
+
 // Scores of QB queries against B blocks of 16 keys: a lane is a key, the sum over the head runs in order inside it.
 template <int QB, int B>
-INL void score_blocks(const Attend& a, const float* keys, float* out, size_t stride) {
+INL void score_blocks(const Attend& a, int q0, const float* keys, float* out, size_t stride) {
   F acc[QB][B];
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < B; b++) acc[q][b] = set(0.0f);
@@ -15,16 +132,16 @@ INL void score_blocks(const Attend& a, const float* keys, float* out, size_t str
     F k[B];
     for (int b = 0; b < B; b++) k[b] = load(keys + ((size_t)b * a.head_dim + d) * LANES);
     for (int q = 0; q < QB; q++) {
-      F x = set(a.query[q][d]);
+      F x = set(a.query[q0 + q][d]);
       for (int b = 0; b < B; b++) acc[q][b] = fma(k[b], x, acc[q][b]);
     }
   }
   for (int q = 0; q < QB; q++)
-    for (int b = 0; b < B; b++) store(out + q * stride + b * LANES, acc[q][b]);
+    for (int b = 0; b < B; b++) store(out + (q0 + q) * stride + b * LANES, acc[q][b]);
 }
 
 template <int QB>
-INL void score(const Attend& a, const float* keys, int blocks, float* out, size_t stride) {
+void score_tile(const Attend& a, int q0, const float* keys, int blocks, float* out, size_t stride) {
 #if defined(__AVX512F__)
   constexpr int B = QB <= 2 ? 4 : 2;
 #else
@@ -32,119 +149,213 @@ INL void score(const Attend& a, const float* keys, int blocks, float* out, size_
 #endif
   int b = 0;
   size_t block = (size_t)a.head_dim * LANES;
-  for (; b + B <= blocks; b += B) score_blocks<QB, B>(a, keys + b * block, out + b * LANES, stride);
-  for (; b < blocks; b++) score_blocks<QB, 1>(a, keys + b * block, out + b * LANES, stride);
+  for (; b + B <= blocks; b += B) score_blocks<QB, B>(a, q0, keys + b * block, out + b * LANES, stride);
+  for (; b < blocks; b++) score_blocks<QB, 1>(a, q0, keys + b * block, out + b * LANES, stride);
 }
 
-// Scores of slots [low, count) become weights e^(s - max), zero elsewhere in the touched blocks. Returns their sum: 16
-// lanes (slot mod 16) within a chunk of CHUNK slots, chunks added in order, both by absolute slot.
-INL float soften(float* s, int base, int low, int count) {
-  int end = round_up(count, LANES);
+void score(const Attend& a, const float* keys, int blocks, float* out, size_t stride) {
+  int q = 0;
+  for (; q + TILE <= a.queries; q += TILE) score_tile<TILE>(a, q, keys, blocks, out, stride);
+  switch (a.queries - q) {
+    case 1: score_tile<1>(a, q, keys, blocks, out, stride); break;
+    case 2: score_tile<2>(a, q, keys, blocks, out, stride); break;
+    case 3: score_tile<3>(a, q, keys, blocks, out, stride); break;
+  }
+}
+
+// Scores of the panels that hold the slots of a span.
+void score_span(const Attend& a, Span s) {
+  int d = a.head_dim, most = panels_at_once(a.head_pad), open_panels = a.open.slots / LANES, sealed_panels = a.sealed.slots / LANES;
+  int whole = a.seal / LANES;
+  if (s.from >= s.to) return;
+  for (int p = s.from / LANES, end = (s.to + LANES - 1) / LANES, n; p < end; p += n) {
+    const float* open = p >= whole ? (const float*)(a.open.page[p / open_panels] + a.open.at) + (size_t)(p % open_panels) * d * LANES : nullptr;
+    const float* keys = open;
+    if (p < whole) {
+      n = least(least(most, least(whole, end) - p), sealed_panels - p % sealed_panels);
+      unpack_keys(a, p, n, a.unpacked);
+      keys = a.unpacked;
+    } else if (p * LANES < a.seal) {
+      n = 1;
+      unpack_keys(a, p, n, a.unpacked);
+      for (int j = 0; j < d; j++)
+        for (int lane = a.seal % LANES; lane < LANES; lane++) a.unpacked[j * LANES + lane] = open[j * LANES + lane];
+      keys = a.unpacked;
+    } else {
+      n = least(end - p, open_panels - p % open_panels);
+    }
+    score(a, keys, n, a.scores + (size_t)p * LANES, a.score_stride);
+  }
+}
+
+// Scores of a query in the panels of the given spans become weights e^(s - max), zero where it sees nothing. Returns
+// their sum: 16 lanes (slot mod 16) within a chunk of CHUNK slots, chunks added in order, both counted from slot 0.
+INL float soften(float* s, const Span* spans, int from, int lead, int low, int count) {
   const float none = -__builtin_inff();
-  for (int j = base; j < low; j++) s[j - base] = none;
-  for (int j = count; j < end; j++) s[j - base] = none;
+  lead = lead > from ? lead : from;
   F top = set(none);
-  for (int j = base; j < end; j += LANES) top = larger(load(s + j - base), top);
+  for (int i = 0; i < 2; i++) {
+    int start = spans[i].from, end = spans[i].to;
+    for (int j = start; j < least(from, end); j++) s[j] = none;
+    for (int j = start > lead ? start : lead; j < least(low, end); j++) s[j] = none;
+    for (int j = start > count ? start : count; j < end; j++) s[j] = none;
+    for (int j = start; j < end; j += LANES) top = larger(load(s + j), top);
+  }
   float lane[16], peak = none;
   store(lane, top);
   for (int j = 0; j < 16; j++) peak = lane[j] > peak ? lane[j] : peak;
   float total = 0;
-  for (int j = base; j < end;) {
-    int stop = (j / CHUNK + 1) * CHUNK;
-    stop = stop < end ? stop : end;
-    F part = set(0.0f);
-    for (; j < stop; j += LANES) {
-      F e = exp(load(s + j - base) - set(peak));
-      store(s + j - base, e);
+  F part = set(0.0f);
+  int chunk = 0;
+  for (int i = 0; i < 2; i++)
+    for (int j = spans[i].from; j < spans[i].to; j += LANES) {
+      if (j / CHUNK != chunk) {
+        total = total + tree(part);
+        part = set(0.0f);
+        chunk = j / CHUNK;
+      }
+      F e = exp(load(s + j) - set(peak));
+      store(s + j, e);
       part = part + e;
     }
-    total = total + tree(part);
-  }
-  return total;
+  return total + tree(part);
 }
 
-// Weighted sum of values for NB blocks of 16 columns: slots in order inside a chunk, chunks added in order. The staged
-// slots differ from query to query, so they come after the shared ones, one query at a time.
+// Adds n rows of values, weighted, to the running sums of QB queries, in order.
 template <int QB, int NB>
-INL void gather_values(const Attend& a, int column, int base, const float* sums) {
-  F total[QB][NB], acc[QB][NB];
+INL void add_block(const Attend& a, int q0, const float* rows, int slot, int n, int column, float* sums) {
+  size_t pad = a.head_pad;
+  F acc[QB][NB];
   for (int q = 0; q < QB; q++)
-    for (int b = 0; b < NB; b++) total[q][b] = acc[q][b] = set(0.0f);
-  for (int j = base; j < a.length;) {
-    int stop = (j / CHUNK + 1) * CHUNK;
-    bool whole = stop <= a.length;
-    stop = whole ? stop : a.length;
-    for (; j < stop; j++) {
-      F v[NB];
-      for (int b = 0; b < NB; b++) v[b] = load(a.values + (size_t)j * a.head_pad + column + b * LANES);
-      for (int q = 0; q < QB; q++) {
-        F p = set(a.scores[q * a.score_stride + j - base]);
-        for (int b = 0; b < NB; b++) acc[q][b] = fma(v[b], p, acc[q][b]);
-      }
-    }
-    if (whole)
-      for (int q = 0; q < QB; q++)
-        for (int b = 0; b < NB; b++) {
-          total[q][b] = total[q][b] + acc[q][b];
-          acc[q][b] = set(0.0f);
-        }
-  }
-  for (int q = 0; q < QB; q++) {
-    F t[NB], c[NB];
-    for (int b = 0; b < NB; b++) { t[b] = total[q][b]; c[b] = acc[q][b]; }
-    for (int i = 0; i < a.path_len[q]; i++) {
-      int slot = a.length + i;
-      F p = set(a.scores[q * a.score_stride + slot - base]);
-      const float* v = a.staged_values + (size_t)a.path[q][i] * a.head_pad + column;
-      for (int b = 0; b < NB; b++) c[b] = fma(load(v + b * LANES), p, c[b]);
-      if ((slot + 1) % CHUNK == 0)
-        for (int b = 0; b < NB; b++) { t[b] = t[b] + c[b]; c[b] = set(0.0f); }
-    }
-    F by = set(1.0f / sums[q]);
-    for (int b = 0; b < NB; b++) {
-      int c0 = column + b * LANES;
-      F r = (t[b] + c[b]) * by;
-      if (c0 + LANES <= a.head_dim) {
-        store(a.out[q] + c0, r);
-      } else {
-        float lane[16];
-        store(lane, r);
-        for (int j = 0; c0 + j < a.head_dim; j++) a.out[q][c0 + j] = lane[j];
-      }
+    for (int b = 0; b < NB; b++) acc[q][b] = load(sums + (q0 + q) * pad + column + b * LANES);
+  const float* weight = a.scores + q0 * a.score_stride + slot;
+  for (int j = 0; j < n; j++) {
+    F v[NB];
+    for (int b = 0; b < NB; b++) v[b] = load(rows + j * pad + column + b * LANES);
+    for (int q = 0; q < QB; q++) {
+      F p = set(weight[q * a.score_stride + j]);
+      for (int b = 0; b < NB; b++) acc[q][b] = fma(v[b], p, acc[q][b]);
     }
   }
+  for (int q = 0; q < QB; q++)
+    for (int b = 0; b < NB; b++) store(sums + (q0 + q) * pad + column + b * LANES, acc[q][b]);
 }
 
 template <int QB>
-void attend_some(const Attend& a) {
-  int low = a.low[0];
-  for (int q = 1; q < QB; q++) low = a.low[q] < low ? a.low[q] : low;
-  int base = (low < a.length ? low : a.length) / LANES * LANES;
-  int blocks = (a.length + LANES - 1) / LANES - base / LANES;
-  score<QB>(a, a.keys + (size_t)(base / LANES) * a.head_dim * LANES, blocks, a.scores, a.score_stride);
-  score<QB>(a, a.staged_keys, (a.staged + LANES - 1) / LANES, a.staged_scores, MAX_WIDTH);
-  float sums[QB];
-  for (int q = 0; q < QB; q++) {
-    float* s = a.scores + q * a.score_stride;
-    const float* staged = a.staged_scores + q * MAX_WIDTH;
-    for (int i = 0; i < a.path_len[q]; i++) s[a.length + i - base] = staged[a.path[q][i]];
-    sums[q] = soften(s, base, a.low[q], a.length + a.path_len[q]);
-  }
+void add_tile(const Attend& a, int q0, const float* rows, int slot, int n, float* sums) {
   int c = 0;
 #if defined(__AVX512F__)
-  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) gather_values<QB, 4>(a, c, base, sums);
+  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) add_block<QB, 4>(a, q0, rows, slot, n, c, sums);
 #endif
-  for (; c < a.head_pad; c += LANES) gather_values<QB, 1>(a, c, base, sums);
+  for (; c < a.head_pad; c += LANES) add_block<QB, 1>(a, q0, rows, slot, n, c, sums);
+}
+
+void add_rows(const Attend& a, int q0, int q1, const float* rows, int slot, int n, float* sums) {
+  int q = q0;
+  for (; q + TILE <= q1; q += TILE) add_tile<TILE>(a, q, rows, slot, n, sums);
+  switch (q1 - q) {
+    case 1: add_tile<1>(a, q, rows, slot, n, sums); break;
+    case 2: add_tile<2>(a, q, rows, slot, n, sums); break;
+    case 3: add_tile<3>(a, q, rows, slot, n, sums); break;
+  }
+}
+
+// Sums of values: slots in order inside a chunk (`sums`), chunks added in order (`totals`).
+struct Sums {
+  float *sums, *totals;
+  size_t pad;
+  int chunk = 0;
+  void fold(int q0, int q1) const {
+    for (size_t j = q0 * pad; j < q1 * pad; j += LANES) {
+      store(totals + j, load(totals + j) + load(sums + j));
+      store(sums + j, set(0.0f));
+    }
+  }
+};
+
+void add_span(const Attend& a, Span s, Sums& sums) {
+  int most = panels_at_once(a.head_pad) * LANES;
+  size_t pad = a.head_pad;
+  for (int j = s.from, n; j < s.to; j += n) {
+    if (j / CHUNK != sums.chunk) {
+      sums.fold(0, a.queries);
+      sums.chunk = j / CHUNK;
+    }
+    int stop = least(s.to, (j / CHUNK + 1) * CHUNK);
+    const float* rows;
+    if (j < a.seal) {
+      int first = j / LANES, page_end = (j / a.sealed.slots + 1) * a.sealed.slots;
+      stop = least(least(stop, a.seal), least(page_end, first * LANES + most));
+      unpack_values(a, first, (stop - first * LANES + LANES - 1) / LANES, a.unpacked);
+      rows = a.unpacked + (j % LANES) * pad;
+    } else {
+      int local = j % a.open.slots;
+      stop = least(stop, j - local + a.open.slots);
+      rows = (const float*)(a.open.page[j / a.open.slots] + a.open.at) + (size_t)a.open.slots * a.head_dim + local * pad;
+    }
+    n = stop - j;
+    add_rows(a, 0, a.queries, rows, j, n, sums.sums);
+  }
+}
+
+// Staged values. Queries whose paths are the nodes in order share them; others differ from query to query.
+void add_staged(const Attend& a, Sums& sums) {
+  size_t pad = a.head_pad;
+  for (int q = 0, next; q < a.queries; q = next) {
+    bool chain = a.chain[q];
+    int deep = a.path_len[q];
+    for (next = q + 1; next < a.queries && chain && a.chain[next]; next++) deep = a.path_len[next] > deep ? a.path_len[next] : deep;
+    int chunk = sums.chunk;
+    for (int i = 0, n; i < deep; i += n) {
+      int slot = a.length + i;
+      if (slot / CHUNK != chunk) {
+        sums.fold(q, next);
+        chunk = slot / CHUNK;
+      }
+      n = chain ? least(deep - i, (chunk + 1) * CHUNK - slot) : 1;
+      add_rows(a, q, next, a.staged_values + (size_t)(chain ? i : a.path[q][i]) * pad, slot, n, sums.sums);
+    }
+  }
 }
 
 }  // namespace
 
 void attend(const Attend& a) {
-  switch (a.queries) {
-    case 1: attend_some<1>(a); break;
-    case 2: attend_some<2>(a); break;
-    case 3: attend_some<3>(a); break;
-    default: attend_some<4>(a); break;
+  Sight s = sight(a);
+  score_span(a, s.lead);
+  score_span(a, s.rest);
+  score(a, a.staged_keys, (a.staged + LANES - 1) / LANES, a.staged_scores, MAX_WIDTH);
+  // Whole panels; where nothing committed is seen the slots begin with the staged ones.
+  Span spans[2] = {{s.lead.from / LANES * LANES, round_up(s.lead.to, LANES)}, {s.rest.from / LANES * LANES, s.end}};
+  if (s.lead.from >= s.lead.to) spans[0].to = spans[0].from;
+  float part[QUERIES];
+  for (int q = 0; q < a.queries; q++) {
+    float* w = a.scores + q * a.score_stride;
+    const float* staged = a.staged_scores + (size_t)q * MAX_WIDTH;
+    for (int i = 0; i < a.path_len[q]; i++) w[a.length + i] = staged[a.path[q][i]];
+    part[q] = soften(w, spans, a.from[q], a.lead, a.low[q], a.length + a.path_len[q]);
+  }
+  size_t pad = a.head_pad, all = a.queries * pad;
+  Sums sums{a.sums, a.sums + QUERIES * pad, pad};
+  for (size_t j = 0; j < all; j += LANES) {
+    store(sums.sums + j, set(0.0f));
+    store(sums.totals + j, set(0.0f));
+  }
+  add_span(a, s.lead, sums);
+  add_span(a, s.rest, sums);
+  add_staged(a, sums);
+  for (int q = 0; q < a.queries; q++) {
+    F by = set(1.0f / part[q]);
+    for (int c = 0; c < a.head_pad; c += LANES) {
+      F r = (load(sums.totals + q * pad + c) + load(sums.sums + q * pad + c)) * by;
+      if (c + LANES <= a.head_dim) {
+        store(a.out[q] + c, r);
+      } else {
+        float lane[16];
+        store(lane, r);
+        for (int j = 0; c + j < a.head_dim; j++) a.out[q][c + j] = lane[j];
+      }
+    }
   }
 }
 

@@ -254,9 +254,30 @@ NB_MODULE(_engine, mod) {
         return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(m.weights(), {m.weight_bytes()}, self);
       }, "All weights as bytes, in the order they lie in.");
 
+  nb::class_<Form>(mod, "Form", "A cache form in numbers: see core.Layout.")
+      .def("__init__", [](Form* self, int residual, int block, int key_bits, int value_bits, int group, int channels, int sinks, int window) {
+        require(residual >= 0 && block >= 0 && sinks >= 0 && window >= 0, "a form's numbers must not be negative");
+        auto known = [](int b) { return b == 2 || b == 3 || b == 4 || b == 8; };
+        bool halves = key_bits == 16 && value_bits == 16, codes = known(key_bits) && known(value_bits), none = !key_bits && !value_bits;
+        require(halves || codes || none, "a form keeps keys and values in 16 bits, or in 8, 4, 3 or 2, or drops them");
+        require(!codes || (group >= 1 && group <= 256 && block % group == 0 && residual % group == 0), "group must divide block and residual, and be at most 256");
+        require(!codes || (channels >= 1 && channels <= 1024), "channels must be between 1 and 1024");
+        Form f;
+        f.residual = residual;
+        f.block = block;
+        f.coded = !none;
+        if (!none) f.coding = Coding{key_bits, value_bits, codes ? group : PANEL, codes ? channels : 1};
+        f.sinks = sinks;
+        f.window = window;
+        new (self) Form(f);
+      }, nb::kw_only(), "residual"_a, "block"_a, "key_bits"_a, "value_bits"_a, "group"_a, "channels"_a, "sinks"_a, "window"_a)
+      .def("due", &Form::due);
+
   nb::class_<Session>(mod, "Session")
-      .def("__init__", [](Session* self, std::shared_ptr<Model> m, int rows, int capacity, bool poison) { new (self) Session(std::move(m), rows, capacity, poison); },
-           "model"_a, "rows"_a, "capacity"_a, "poison"_a)
+      .def("__init__", [](Session* self, std::shared_ptr<Model> m, int rows, int capacity, std::optional<Form> form, bool poison) {
+        require(!form || !form->coded || m->c.head_dim % form->coding.channels == 0, "channels must divide the head width");
+        new (self) Session(std::move(m), rows, capacity, form.value_or(Form()), poison);
+      }, "model"_a, "rows"_a, "capacity"_a, "form"_a.none(), "poison"_a)
       .def("fork", [](Session& s, const std::vector<int>& rows) { return s.fork(rows); })
       .def("prefill", &prefill)
       .def("forward", &forward, "tokens"_a.noconvert(), "parents"_a.noconvert(), "positions"_a.noconvert().none(), "visible"_a.noconvert().none(),
@@ -268,10 +289,24 @@ NB_MODULE(_engine, mod) {
       .def("hidden", &hidden)
       .def("top", &top)
       .def("head", &head)
-      .def("cache_bytes", &Session::cache_bytes)
+      .def("cache_bytes", [](Session& s) {
+        CacheBytes b = s.cache_bytes();
+        return nb::make_tuple(b.payload, b.scales, b.open, s.staging_bytes());
+      }, "Payload, scales, open tokens, staging.")
       .def_prop_ro("serial", [](Session& s) { return s.serial; })
       .def_prop_ro("rows", &Session::rows)
       .def_ro("capacity", &Session::capacity)
+      .def_prop_ro("room", [](Session& s) {
+        std::vector<int> out;
+        for (int b = 0; b < s.rows(); b++) out.push_back(s.form().room(s.length(b), s.capacity - s.length(b)));
+        return out;
+      })
+      .def_prop_ro("seals", [](Session& s) { return s.form().block > 0; }, "Tokens leave the open ones within the capacity.")
+      .def_prop_ro("windowed", [](Session& s) {
+        bool any = s.form().window > 0;
+        for (int w : s.model->c.windows) any = any || w;
+        return any;
+      }, "Queries do not see all.")
       .def_prop_ro("lengths", [](Session& s) {
         nb::object t = nb::steal(PyTuple_New(s.rows()));
         for (int b = 0; b < s.rows(); b++) PyTuple_SET_ITEM(t.ptr(), b, PyLong_FromLong(s.length(b)));

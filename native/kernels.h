@@ -6,7 +6,8 @@
 namespace steno {
 
 constexpr int PANEL = 16;       // rows of a matrix that are packed together
-constexpr int QUERIES = 4;      // queries an attention call takes at once
+constexpr int TILE = 4;         // queries whose sums run side by side in registers
+constexpr int QUERIES = 32;     // queries an attention call takes at once: what is unpacked for one serves them all
 constexpr int MAX_WIDTH = 256;  // nodes a row may have in one forward
 constexpr int CHUNK = 256;      // key slots summed apart from the others; part of the arithmetic, see attend()
 constexpr int COLUMNS = 32;     // an int4 matrix is padded to a multiple of this
@@ -56,20 +57,83 @@ struct Rows {
   float* operator[](int m) const { return base + (size_t)(map ? map[m] : m) * stride; }
 };
 
+// Some slots of a row, of one layer and key head: page i holds slots [i * slots, (i + 1) * slots), from its byte `at` on.
+// slots is a multiple of 16.
+struct Store {
+  uint8_t* const* page;
+  int slots;
+  size_t at;
+};
+
+// Open tokens, in floats: keys [slots / 16][head_dim][16], then values [slots][head_pad].
+//
+// Sealed tokens, in halves (16 bits) or in signed codes of 8, 4, 3 or 2 bits with x = code * scale + (zero + scale *
+// 2^(bits - 1)); a key channel has its scale and zero per `group` slots, a slot's values per `channels` channels. Codes
+// come in tables of rows of 16 lanes: for keys one table per 16 slots, with a row per channel and a lane per slot; for
+// values one per 16 slots and 16 channels, with a row per slot and a lane per channel. A byte of lane j holds the codes
+// of 8 / bits rows, the first in its lowest bits; 3 bits are a table of their low two bits and one of their signs.
+// Scales and zeros are halves: [slots / group][2][head_pad] of keys, [slots / 16][head_dim / channels][2][16] of values.
+struct Coding {
+  int key_bits = 16, value_bits = 16, group = 16, channels = 16;
+};
+
+inline size_t table_bytes(int bits, int rows) {
+  int quads = (rows + 3) / 4, octets = (rows + 7) / 8;
+  if (bits == 16) return (size_t)rows * 32;
+  if (bits == 8) return (size_t)rows * 16;
+  if (bits == 4) return (size_t)(rows + 1) / 2 * 16;
+  return (size_t)(bits == 3 ? quads + octets : quads) * 16;
+}
+
+// Where the parts of one layer and head stand in a page of sealed tokens, in bytes from `at`; keys come first.
+struct Places {
+  size_t key_scales, values, value_scales, end;
+};
+
+inline Places places(const Coding& c, int slots, int head_dim, int head_pad) {
+  size_t panels = slots / PANEL;
+  Places p;
+  p.key_scales = panels * table_bytes(c.key_bits, head_dim);
+  p.values = p.key_scales + (c.key_bits < 16 ? (size_t)slots / c.group * 2 * head_pad * 2 : 0);
+  p.value_scales = p.values + panels * (head_pad / PANEL) * table_bytes(c.value_bits, PANEL);
+  p.end = p.value_scales + (c.value_bits < 16 ? panels * (head_dim / c.channels) * 2 * PANEL * 2 : 0);
+  return p;
+}
+
+// Panels that are unpacked at once: what fits the first cache beside the sums.
+inline int panels_at_once(int head_pad) { return head_pad <= 64 ? 4 : head_pad <= 128 ? 2 : 1; }
+inline size_t unpacked_floats(int head_pad) { return (size_t)(panels_at_once(head_pad) + 2) * PANEL * head_pad; }
+
 // Attention of up to QUERIES queries that share one row's committed keys.
-// Slots 0..length-1 are the committed keys, slot length + j is staged node path[q][j].
-//   keys    [slots / 16][head_dim][16]     values  [slots][head_pad]      (staged ones alike, by node)
+// Slots 0..length-1 are the committed tokens, those below `seal` in `sealed`; slot length + j is staged node path[q][j].
+// Query q sees the slots [from[q], lead) and [low[q], its own].
+//   staged keys [nodes / 16][head_dim][16], values [nodes][head_pad]
 struct Attend {
-  int queries, head_dim, head_pad, length, staged;  // staged: nodes that any path may name
-  const float *keys, *values, *staged_keys, *staged_values;
+  int queries, head_dim, head_pad, length, seal, lead;
+  int staged;  // nodes that any path may name
+  Store open, sealed;
+  Coding coding;
+  Places places;
+  const float *staged_keys, *staged_values;
   const float* query[QUERIES];
   float* out[QUERIES];
-  int low[QUERIES];  // first visible slot
+  int from[QUERIES], low[QUERIES];
   const int32_t* path[QUERIES];
   int path_len[QUERIES];
-  float* scores;  // QUERIES rows of score_stride floats
+  bool chain[QUERIES];  // path[q][j] == j for all j
+  float* scores;  // QUERIES rows of score_stride floats, by slot
   size_t score_stride;
   float* staged_scores;  // QUERIES rows of MAX_WIDTH floats
+  float* sums;           // 2 * QUERIES rows of head_pad floats
+  float* unpacked;       // unpacked_floats
+};
+
+// Moves open tokens [from, to) into sealed pages. from and to are multiples of coding.group where there are codes.
+struct Seal {
+  int head_dim, head_pad, from, to;
+  Store open, sealed;
+  Coding coding;
+  Places places;
 };
 
 struct Kernels {
@@ -86,6 +150,8 @@ struct Kernels {
   void (*rotate)(float* x, const float* cos, const float* sin, int half);
   void (*scale)(float* x, float by, int n);
   void (*attend)(const Attend& a);
+  // false where a number is not finite or leaves the range of float16
+  bool (*seal)(const Seal& s);
   // lowest index of the largest value in [from, to); NaN is never the largest
   int (*argmax)(const float* x, int from, int to, float* best);
   // standard Gumbel noise of ids [0, n), a function of the four words of the key; see sample.cpp

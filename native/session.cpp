@@ -49,6 +49,7 @@ struct Pass {
   struct Group { int row, first, count, units; };  // nodes of one row in this slice
   std::vector<Group> groups;
   int units = 0;        // attention calls per layer
+  int take = 0;         // queries in each
   bool fused = false;   // the thread that attends also stages
   size_t q_max = 0;  // bytes of the longest quantised row
   int sums_max = 0, score_stride = 0;
@@ -78,9 +79,16 @@ void Pass::prepare() {
     if (groups.empty() || groups.back().row != node[i].row) groups.push_back({node[i].row, i, 0, 0});
     groups.back().count++;
   }
-  for (Group& g : groups) {
-    g.units = (g.count * group + QUERIES - 1) / QUERIES;
-    units += g.units * c.kv_heads;
+  int most = 0;
+  for (const Group& g : groups) most = std::max(most, g.count * group);
+  // As many queries to a call as leave every thread the same number of calls, or enough calls to share out.
+  for (take = std::min(QUERIES, round_up(most, TILE));; take = round_up(take / 2, TILE)) {
+    units = 0;
+    for (Group& g : groups) {
+      g.units = (g.count * group + take - 1) / take;
+      units += g.units * c.kv_heads;
+    }
+    if (take <= TILE || units % threads == 0 || units >= 4 * threads) break;
   }
   int pairs = (int)groups.size() * c.kv_heads;
   fused = threads == 1 || pairs >= 4 * threads || (pairs % threads == 0 && count == (int)groups.size());
@@ -93,8 +101,9 @@ void Pass::prepare() {
   Workspace& w = m.work;
   int n = std::max(count, 2);
   size_t each = solo ? 2 : 0;
-  // Per thread: residual and normed rows (solo), one set of queries, scores.
-  own_floats = each * 2 * m.dp + stretch(QUERIES, s.head_pad_) + stretch(QUERIES, score_stride) + stretch(QUERIES, MAX_WIDTH);
+  // Per thread: residual and normed rows (solo), one set of queries, scores, sums of values, unpacked tokens.
+  own_floats = each * 2 * m.dp + 3 * stretch(QUERIES, s.head_pad_) + stretch(QUERIES, score_stride) + stretch(QUERIES, MAX_WIDTH) +
+               unpacked_floats(s.head_pad_);
   own_floats = (own_floats + 63) / 64 * 64;
   w.own.get(own_floats * threads);
   w.x.get(stretch(n, m.dp));
@@ -147,16 +156,21 @@ void Pass::attend(int l, int unit, float* own) {
   const Layer& w = m.layer[l];
   const Group* g = groups.data();
   while (unit >= g->units * c.kv_heads) unit -= g++->units * c.kv_heads;
-  int kv = unit / g->units, first = unit % g->units * QUERIES, per = c.heads / c.kv_heads, d = c.head_dim;
-  const Session::Row& row = s.row_[g->row];
+  int kv = unit / g->units, first = unit % g->units * take, per = c.heads / c.kv_heads, d = c.head_dim;
+  const Row& row = s.row_[g->row];
+  const Form& form = s.kv_.form;
 
   Attend a;
-  a.queries = std::min(QUERIES, g->count * per - first);
+  a.queries = std::min(take, g->count * per - first);
   a.head_dim = d;
   a.head_pad = s.head_pad_;
   a.length = row.length;
-  a.keys = s.keys(row, l, kv);
-  a.values = a.keys ? a.keys + stretch(s.slots_, d) : nullptr;
+  a.seal = form.coded ? row.sealed : 0;
+  a.lead = form.window ? form.sinks : 0;
+  a.open = s.kv_.open(row, l, kv);
+  a.sealed = s.kv_.sealed(row, l, kv);
+  a.coding = form.coding;
+  a.places = s.kv_.places;
   a.staged_keys = s.staged(g->row, l, kv);
   a.staged_values = a.staged_keys + stretch(s.staged_width_, d);
   a.staged = 0;
@@ -164,6 +178,8 @@ void Pass::attend(int l, int unit, float* own) {
   a.scores = q + stretch(QUERIES, s.head_pad_);
   a.score_stride = score_stride;
   a.staged_scores = a.scores + stretch(QUERIES, score_stride);
+  a.sums = a.staged_scores + stretch(QUERIES, MAX_WIDTH);
+  a.unpacked = a.sums + 2 * stretch(QUERIES, s.head_pad_);
   float root = 1.0f / std::sqrt((float)d);
   for (int i = 0; i < a.queries; i++) {
     int at = g->first + (first + i) / per, h = kv * per + (first + i) % per;
@@ -176,7 +192,9 @@ void Pass::attend(int l, int unit, float* own) {
     m.k.scale(qi, root, d);
     a.query[i] = qi;
     a.out[i] = m.work.o.data() + stretch(at, m.op) + h * d;
-    a.low[i] = c.windows[l] ? std::max(0, n.slot - c.windows[l] + 1) : 0;
+    a.from[i] = c.windows[l] ? std::max(0, n.slot - c.windows[l] + 1) : 0;
+    a.low[i] = form.window ? std::max(a.from[i], n.slot - form.window + 1) : a.from[i];
+    a.chain[i] = n.chain;
     a.path[i] = s.paths_.data() + n.path;
     a.path_len[i] = n.path_len;
     for (int j = 0; j < n.path_len; j++) a.staged = std::max(a.staged, a.path[i][j] + 1);
@@ -337,9 +355,9 @@ void Pass::body(int t) {
 
 // ------------------------------------------------------------------------------------------------------- the session
 
-Session::Session(std::shared_ptr<Model> m, int rows, int cap, bool poison)
-    : model(std::move(m)), capacity(cap), vocab_stride(stretch(model->head.panels, PANEL)), slots_(round_up(cap, PANEL)),
-      head_pad_(round_up(model->c.head_dim, PANEL)), poison_(poison) {
+Session::Session(std::shared_ptr<Model> m, int rows, int cap, const Form& form, bool poison)
+    : model(std::move(m)), capacity(cap), vocab_stride(stretch(model->head.panels, PANEL)), kv_(model->c, model->k, form, poison),
+      head_pad_(kv_.head_pad), poison_(poison) {
   if (rows < 1) throw Fault(Fault::VALUE, "batch must be at least 1, not " + to_string(rows));
   if (cap < 1 || cap > model->c.context)
     throw Fault(Fault::VALUE, "capacity must be between 1 and the model's context of " + to_string(model->c.context) + " tokens, not " +
@@ -348,7 +366,7 @@ Session::Session(std::shared_ptr<Model> m, int rows, int cap, bool poison)
 }
 
 Session::Session(const Session& from, const std::vector<int>& rows)
-    : model(from.model), capacity(from.capacity), vocab_stride(from.vocab_stride), slots_(from.slots_), head_pad_(from.head_pad_),
+    : model(from.model), capacity(from.capacity), vocab_stride(from.vocab_stride), kv_(from.kv_), head_pad_(from.head_pad_),
       poison_(from.poison_) {
   for (int r : rows) {
     if (r < 0 || r >= from.rows())
@@ -359,11 +377,6 @@ Session::Session(const Session& from, const std::vector<int>& rows)
 }
 
 std::unique_ptr<Session> Session::fork(const std::vector<int>& rows) { return std::unique_ptr<Session>(new Session(*this, rows)); }
-
-float* Session::keys(const Row& r, int layer, int g) const {
-  float* base = r.kv ? static_cast<float*>(r.kv->data) : nullptr;
-  return base ? base + part_floats() * ((size_t)layer * model->c.kv_heads + g) : nullptr;
-}
 
 float* Session::staged(int row, int layer, int g) const {
   size_t part = stretch(staged_width_, model->c.head_dim + head_pad_);
@@ -377,51 +390,41 @@ void Session::stage(int w) {
   if (poison_) std::fill_n(staging_.data(), n, NOT_A_NUMBER);
 }
 
-void Session::own(Row& r) {
-  const Config& c = model->c;
-  if (r.kv && r.kv.use_count() == 1) return;
-  size_t n = part_floats() * c.layers * c.kv_heads;
-  auto fresh = std::make_shared<Memory>(n * sizeof(float));
-  if (poison_) std::fill_n(static_cast<float*>(fresh->data), n, NOT_A_NUMBER);
-  if (r.kv && r.length) {
-    Row next{fresh, r.length};
-    int whole = r.length / PANEL, rest = r.length % PANEL, d = c.head_dim;
-    for (int l = 0; l < c.layers; l++)
-      for (int g = 0; g < c.kv_heads; g++) {
-        const float* from = keys(r, l, g);
-        float* to = keys(next, l, g);
-        std::memcpy(to, from, stretch(whole * PANEL, d) * 4);
-        for (int j = 0; j < d && rest; j++) {
-          size_t at = stretch(whole * PANEL, d) + (size_t)j * PANEL;
-          std::memcpy(to + at, from + at, stretch(rest, 4));
-        }
-        std::memcpy(to + stretch(slots_, d), from + stretch(slots_, d), stretch(r.length, head_pad_) * 4);
-      }
-  }
-  r.kv = std::move(fresh);
+void Session::settle() {
+  if (staged_width_ <= PANEL) return;
+  staging_.memory.reset();
+  stage(1);
 }
 
 void Session::accept(int b, const int* nodes, int n) {
   if (!n) return;
-  const Config& c = model->c;
   Row& r = row_[b];
-  own(r);
-  int d = c.head_dim;
-  for (int l = 0; l < c.layers; l++)
-    for (int g = 0; g < c.kv_heads; g++) {
-      const float* from = staged(b, l, g);
-      const float* from_v = from + stretch(staged_width_, d);
-      float* to = keys(r, l, g);
-      float* to_v = to + stretch(slots_, d);
-      for (int i = 0; i < n; i++) {
-        int slot = r.length + i;
-        const float* kf = from + stretch(nodes[i] / PANEL, d * PANEL) + nodes[i] % PANEL;
-        float* kt = to + stretch(slot / PANEL, d * PANEL) + slot % PANEL;
-        for (int j = 0; j < d; j++) kt[j * PANEL] = kf[j * PANEL];
-        std::memcpy(to_v + stretch(slot, head_pad_), from_v + stretch(nodes[i], head_pad_), stretch(head_pad_, 4));
+  kv_.reserve(r, n);
+  struct Job { Session& s; const Row& r; int row; const int* nodes; int n, threads; } job{*this, r, b, nodes, n, 1};
+  int64_t work = (int64_t)n * kv_.heads * kv_.head_dim * 2;
+  job.threads = n < PANEL ? 1 : Pool::get().grant(model->c.threads, work * kv_.layers / 4);
+  auto body = [](void* arg, int t) {
+    Job& j = *static_cast<Job*>(arg);
+    const Kv& kv = j.s.kv_;
+    int d = kv.head_dim, pad = kv.head_pad, width = j.s.staged_width_;
+    for (int i = t; i < kv.layers * kv.heads; i += j.threads) {
+      int l = i / kv.heads, g = i % kv.heads;
+      const float* from = j.s.staged(j.row, l, g);
+      const float* from_v = from + stretch(width, d);
+      for (int k = 0; k < j.n; k++) {
+        int slot = j.r.length + k, node = j.nodes[k];
+        const float* kf = from + stretch(node / PANEL, d * PANEL) + node % PANEL;
+        float* kt = kv.key(j.r, l, g, slot);
+        for (int e = 0; e < d; e++) kt[e * PANEL] = kf[e * PANEL];
+        std::memcpy(kv.value(j.r, l, g, slot), from_v + stretch(node, pad), stretch(pad, 4));
       }
     }
+  };
+  if (job.threads == 1) body(&job, 0);
+  else Pool::get().run(job.threads, body, &job);
   r.length += n;
+  int due = kv_.form.due(r.length) - r.sealed;
+  if (due > 0) kv_.seal(r, b, Pool::get().grant(model->c.threads, (int64_t)due * kv_.heads * kv_.head_dim * kv_.layers));
 }
 
 void Session::plan(const Request& r) {
@@ -435,10 +438,10 @@ void Session::plan(const Request& r) {
   for (int l : r.hidden)
     if (l < r.low || l > r.high)
       throw Fault(Fault::VALUE, "want.hidden: layer " + to_string(l) + " is not computed; this forward has layers " + to_string(r.low) + " to " + to_string(r.high));
-  bool windowed = false;
+  bool windowed = kv_.form.window > 0;
   for (int win : c.windows) windowed = windowed || win;
   if ((r.positions || r.visible) && windowed)
-    throw Fault(Fault::CAPS, "nodes.positions, nodes.visible: this model attends through a sliding window, which the native backend places by slot; leave them out");
+    throw Fault(Fault::CAPS, "nodes.positions, nodes.visible: this session attends through a sliding window, which the native backend places by slot; leave them out");
 
   nodes_.clear();
   paths_.clear();
@@ -475,6 +478,9 @@ void Session::plan(const Request& r) {
       if (n.slot >= capacity)
         throw Fault(Fault::PROMPT, where(b, i) + "the row holds " + to_string(row_[b].length) + " tokens and this node would be token " +
                                        to_string(n.slot + 1) + " of at most " + to_string(capacity) + "; open the session with a larger capacity");
+      int room = kv_.form.room(row_[b].length, capacity);
+      if (n.slot - row_[b].length >= room)
+        throw Fault(Fault::VALUE, where(b, i) + "the row has room for " + to_string(room) + " tokens before its cache changes form, and this node is deeper");
       n.position = r.positions ? r.positions[at] : n.slot;
       if (n.position < 0 || n.position >= c.context)
         throw Fault(Fault::PROMPT, where(b, i) + "position " + to_string(n.position) + " is outside the context of " + to_string(c.context));
@@ -491,6 +497,7 @@ void Session::plan(const Request& r) {
         paths_.push_back(i);  // a chain shares its parent's list
         n.path = up->path;
         n.path_len = up->path_len + 1;
+        n.chain = up->chain && n.path_len == i + 1;
       } else {
         n.path = (int)paths_.size();
         for (int j = 0; up && j < up->path_len; j++) {
@@ -499,6 +506,7 @@ void Session::plan(const Request& r) {
         }
         paths_.push_back(i);
         n.path_len = (int)paths_.size() - n.path;
+        n.chain = n.path_len == i + 1;
       }
       of_row[i] = (int)nodes_.size();
       live[at] = 1;
@@ -607,10 +615,10 @@ void Session::prefill(const std::vector<std::vector<int32_t>>& prompts, float* l
     std::vector<int> heads, head_rows, taken(rows(), 0);
     int room = SLICE;
     for (int b = 0; b < rows(); b++) {
-      int left = (int)prompts[b].size() - done[b], n = std::min(left, room);
+      int left = (int)prompts[b].size() - done[b], n = std::min({left, room, kv_.form.room(row_[b].length, left)});
       for (int i = 0; i < n; i++) {
         int slot = row_[b].length + i;
-        nodes_.push_back({b, i, prompts[b][done[b] + i], slot, slot, 0, i + 1, nullptr});
+        nodes_.push_back({b, i, prompts[b][done[b] + i], slot, slot, 0, i + 1, nullptr, true});
       }
       if (last && n && n == left) {
         heads.push_back((int)nodes_.size() - 1);
@@ -627,6 +635,7 @@ void Session::prefill(const std::vector<std::vector<int32_t>>& prompts, float* l
     }
     if (more) breathe();
   }
+  settle();
 }
 
 void Session::commit(const std::vector<std::vector<int>>& paths) {
@@ -647,8 +656,9 @@ void Session::commit(const std::vector<std::vector<int>>& paths) {
       parent = i;
     }
   }
-  for (int b = 0; b < rows(); b++) accept(b, paths[b].data(), (int)paths[b].size());
   full_ = false;
+  for (int b = 0; b < rows(); b++) accept(b, paths[b].data(), (int)paths[b].size());
+  settle();
 }
 
 void Session::crop(const std::vector<int>& lengths) {
@@ -657,17 +667,13 @@ void Session::crop(const std::vector<int>& lengths) {
   for (int b = 0; b < rows(); b++)
     if (lengths[b] < 0 || lengths[b] > row_[b].length)
       throw Fault(Fault::VALUE, "crop: row " + to_string(b) + " holds " + to_string(row_[b].length) + " tokens and cannot be cropped to " + to_string(lengths[b]));
+  for (int b = 0; b < rows(); b++)
+    if (lengths[b] && kv_.form.due(lengths[b]) != row_[b].sealed)
+      throw Fault(Fault::CAPS, "crop: row " + to_string(b) + " has " + to_string(row_[b].sealed) + " tokens sealed, so it cannot be cropped to " +
+                                   to_string(lengths[b]) + "; crop to 0 and prefill the row again");
   full_ = false;
-  for (int b = 0; b < rows(); b++) {
-    Row& r = row_[b];
-    if (r.length == lengths[b]) continue;
-    r.length = lengths[b];
-    if (poison_) {
-      // A fresh copy of what is left has NaN everywhere else.
-      Row shared = r;
-      own(r);
-    }
-  }
+  for (int b = 0; b < rows(); b++)
+    if (row_[b].length != lengths[b]) kv_.crop(row_[b], lengths[b]);
 }
 
 void Session::head(const float* states, int n, float* out) {
@@ -698,13 +704,6 @@ void Session::top(int count, int32_t* ids, float* values) {
       if (j.s.live[i])
         j.s.model->k.top(j.s.logits.data() + stretch(i, 1) * j.s.vocab_stride, j.s.model->c.vocab, j.count, j.ids + stretch(i, j.count), j.values + stretch(i, j.count));
   }, &job);
-}
-
-size_t Session::cache_bytes() const {
-  size_t sum = 0;
-  for (const Row& r : row_)
-    if (r.kv) sum += r.kv->bytes;
-  return sum;
 }
 
 }  // namespace steno

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "kv.h"
 #include "model.h"
 
 namespace steno {
@@ -26,7 +27,7 @@ struct Request {
 
 class Session {
  public:
-  Session(std::shared_ptr<Model> model, int rows, int capacity, bool poison);
+  Session(std::shared_ptr<Model> model, int rows, int capacity, const Form& form, bool poison);
   std::unique_ptr<Session> fork(const std::vector<int>& rows);
 
   // Chains of tokens, committed as they are computed. `last`: logits [rows, vocab] after each row's last token, or null.
@@ -34,13 +35,16 @@ class Session {
   void prefill(const std::vector<std::vector<int32_t>>& prompts, float* last, const std::function<void()>& breathe);
   void forward(const Request& r);
   void commit(const std::vector<std::vector<int>>& paths);
+  // To 0, or where nothing has been sealed in between.
   void crop(const std::vector<int>& lengths);
   void head(const float* hidden, int n, float* logits);  // final norm and projection of n states
   void top(int count, int32_t* ids, float* values);      // of the last forward, [rows, width, count]
 
   int rows() const { return (int)row_.size(); }
   int length(int r) const { return row_[r].length; }
-  size_t cache_bytes() const;
+  const Form& form() const { return kv_.form; }
+  CacheBytes cache_bytes() const { return kv_.bytes(row_); }
+  size_t staging_bytes() const { return staging_.memory ? staging_.memory->bytes : 0; }
 
   const std::shared_ptr<Model> model;
   const int capacity;
@@ -57,33 +61,28 @@ class Session {
 
  private:
   friend struct Pass;
-  // Committed keys and values of one row, shared between forks until one of them writes.
-  struct Row {
-    std::shared_ptr<Memory> kv;
-    int length = 0;
-  };
   struct Node {
     int row, index, token, slot, position, path, path_len;
     const float* embed;
+    bool chain;  // its path is the row's first nodes in order
   };
 
-  size_t part_floats() const { return (size_t)slots_ * (model->c.head_dim + head_pad_); }  // one layer and head of a row
-  float* keys(const Row& r, int layer, int g) const;
   float* staged(int row, int layer, int g) const;
   void plan(const Request& r);                // checks a request and fills nodes_ and paths_
   void stage(int width);                      // room for width nodes per row
   void run(int low, int high, const std::vector<int>& hidden, const std::vector<int>& heads, const std::vector<int>& head_rows,
            float* logits, int32_t* best);
-  void own(Row& r);                           // makes r.kv this session's alone
-  void accept(int row, const int* nodes, int n);  // staged nodes become the next slots
+  void accept(int row, const int* nodes, int n);  // staged nodes become the next slots, and what is due is sealed
+  void settle();                              // between steps a session stages one panel of nodes
   Session(const Session& from, const std::vector<int>& rows);
 
+  Kv kv_;
   std::vector<Row> row_;
   std::vector<Node> nodes_;
   std::vector<int> paths_;
   std::vector<int> parents_;   // of the last forward, [rows * width]
   bool full_ = false;          // it ran all layers, and nothing has moved since: it can be committed
-  int slots_, head_pad_, staged_width_ = 0;
+  int head_pad_, staged_width_ = 0;
   bool poison_;
   Scratch<float> staging_;
 };

@@ -7,6 +7,6 @@ namespace steno::STENO_TARGET {
 #define TEXT(x) TEXT_(x)
 
 extern const Kernels table;
-const Kernels table = {TEXT(STENO_TARGET), norm, quantise, matmul, add, swiglu, rotate, scale, attend, argmax, gumbel, draw, top};
+const Kernels table = {TEXT(STENO_TARGET), norm, quantise, matmul, add, swiglu, rotate, scale, attend, seal, argmax, gumbel, draw, top};
 
 }  // namespace steno::STENO_TARGET

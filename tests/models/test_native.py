@@ -260,12 +260,15 @@ def test_windows_refuse_positions(made):
         session.forward(Nodes(tokens=nodes.tokens, parents=nodes.parents, positions=np.zeros((1, 1), np.int32)))
 
 
-def test_takes_only_a_dense_cache(model):
+def test_takes_only_forms_in_numbers(model):
     class Form:
         def due(self, length):
             return max(0, length - 4)
 
-    with pytest.raises(CapsError, match="dense"):
+        def layout(self, head_dim):
+            return None
+
+    with pytest.raises(CapsError, match="in the form Form"):
         model.open(1, 16, Form())
 
 

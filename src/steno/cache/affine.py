@@ -13,7 +13,7 @@ codes are taken, so |x - x_hat| <= scale / 2 holds for what is stored.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from steno.core import Card, KVShape, OneOf, Span, Tier
+from steno.core import Card, KVShape, Layout, OneOf, Span, Tier
 from steno.core.errors import KnobError
 
 from .base import CacheKnob
@@ -27,8 +27,7 @@ CARD = Card(
     paper="KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache",
     keeps="near",
     breaks=("cache",),
-    backends=("hf",),
-    requires=("hf",),
+    backends=("hf", "native"),
 )
 
 
@@ -68,14 +67,23 @@ class Affine(CacheKnob):
     def open(self, shape: KVShape) -> Tier:
         from ._paged import PagedTier
 
-        channels = min(self.value_group, shape.head_dim)
-        if shape.head_dim % channels:
-            fits = max(c for c in range(1, channels + 1) if shape.head_dim % c == 0)
+        return PagedTier(self, _AffineForm(self, shape.head_dim, self._channels(shape.head_dim)), shape)
+
+    def layout(self, head_dim: int) -> Layout:
+        return Layout(
+            residual=self.residual, block=self.block, key_bits=self.key_bits, value_bits=self.value_bits,
+            group=self.group, value_group=self._channels(head_dim),
+        )  # fmt: skip
+
+    def _channels(self, head_dim: int) -> int:
+        channels = min(self.value_group, head_dim)
+        if head_dim % channels:
+            fits = max(c for c in range(1, channels + 1) if head_dim % c == 0)
             raise KnobError(
-                f"{self.name}: value_group must divide the model's head width ({shape.head_dim}), got {channels}. "
+                f"{self.name}: value_group must divide the model's head width ({head_dim}), got {channels}. "
                 f"Set it with --set {self.name}.value_group={max(fits, 8)}"
             )
-        return PagedTier(self, _AffineForm(self, shape.head_dim, channels), shape)
+        return channels
 
 
 @dataclass(frozen=True, slots=True)

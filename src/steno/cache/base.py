@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steno.core import Knob, KVShape, Tier
+from steno.core import Knob, KVShape, Layout, Tier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,3 +29,10 @@ class CacheKnob(Knob, ABC):
     @abstractmethod
     def open(self, shape: KVShape) -> Tier:
         """An empty tier. Raises KnobError where the form does not fit the shape."""
+
+    def layout(self, head_dim: int) -> Layout | None:
+        """The form in numbers, for backends that keep KV themselves; None: it runs where there are tensors.
+
+        Raises KnobError where the form does not fit the head width.
+        """
+        return None

@@ -11,7 +11,7 @@ alone; memory is freed `block` tokens at a time, when no later query can see the
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from steno.core import Card, KVShape, Span, Tier
+from steno.core import Card, KVShape, Layout, Span, Tier
 
 from .base import CacheKnob
 
@@ -22,8 +22,7 @@ CARD = Card(
     paper="Efficient Streaming Language Models with Attention Sinks",
     keeps="near",
     breaks=("cache",),
-    backends=("hf",),
-    requires=("hf",),
+    backends=("hf", "native"),
 )
 
 
@@ -50,3 +49,6 @@ class Window(CacheKnob):
         from ._paged import PagedTier
 
         return PagedTier(self, DenseForm(self.sinks), shape)
+
+    def layout(self, head_dim: int) -> Layout:
+        return Layout(residual=self.window - 1, block=self.block, sinks=self.sinks, window=self.window)

@@ -7,7 +7,7 @@ from .knob import Knob, OneOf, Span, Value, knob_name
 from .plan import Plan
 from .rng import Key
 from .session import PAD, ROOT, Caps, Model, Nodes, Session, Step, Want
-from .tier import CacheSpec, KVShape, Tier, room
+from .tier import CacheSpec, KVShape, Layout, Tier, room
 
 __all__ = [
     "PAD",
@@ -19,6 +19,7 @@ __all__ = [
     "Keeps",
     "Key",
     "Knob",
+    "Layout",
     "Model",
     "Nodes",
     "OneOf",

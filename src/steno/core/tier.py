@@ -74,6 +74,31 @@ class Tier(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A cache form in numbers, for a backend that keeps KV itself.
+
+    residual, block       `due(n)` is max(0, n - residual) // block * block
+    key_bits, value_bits  what sealed tokens are kept in: 16 for float16; 8, 4, 3, 2 for affine codes with a float16 scale
+                          and zero per group; 0 where they are dropped, save the first `sinks`
+    group                 tokens of a key channel that share a scale
+    value_group           channels of a token's values that share a scale
+    sinks, window         a query sees the first `sinks` tokens and the newest `window`; window 0: all
+    """
+
+    residual: int
+    block: int
+    key_bits: int = 0
+    value_bits: int = 0
+    group: int = 1
+    value_group: int = 1
+    sinks: int = 0
+    window: int = 0
+
+    def due(self, length: int) -> int:
+        return max(0, length - self.residual) // self.block * self.block
+
+
 class CacheSpec(Protocol):
     """A cache form: a knob of the `cache` room."""
 
@@ -87,6 +112,10 @@ class CacheSpec(Protocol):
 
     def open(self, shape: KVShape) -> Tier:
         """An empty tier."""
+        ...
+
+    def layout(self, head_dim: int) -> Layout | None:
+        """The form in numbers where it is one of that kind; None: only its tier knows what it does."""
         ...
 
 

@@ -22,7 +22,7 @@ from steno.core.errors import CapsError, PromptError, UserError
 from steno.core.tier import CacheSpec
 
 from ._config import Shape, read_shape
-from ._engine import MAX_THREADS, MAX_WIDTH
+from ._engine import MAX_THREADS, MAX_WIDTH, Form
 from ._engine import Model as Engine
 from ._engine import Session as Rows
 from ._fill import choose_form, embedding_form, fill
@@ -117,10 +117,27 @@ class NativeModel:
         return self.engine.weight_bytes()
 
     def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> "NativeSession":
-        if cache is not None and cache.due(self.context):
-            raise CapsError("the native backend keeps its cache dense, in float32. Use --backend hf for a cache form.")
         poison = os.environ.get("STENO_POISON", "") not in ("", "0")
-        return NativeSession(self, Rows(self.engine, batch, min(capacity, self.context), poison))
+        capacity = min(capacity, self.context)
+        rows = Rows(self.engine, batch, capacity, self._form(cache, capacity), poison)
+        return NativeSession(self, rows)
+
+    def _form(self, cache: CacheSpec | None, capacity: int) -> Form | None:
+        """The form in the engine's words; None where all stays as it is."""
+        if cache is None:
+            return None
+        layout = cache.layout(self.shape.head_dim)
+        if layout is None:
+            if cache.due(capacity):
+                name = getattr(cache, "name", type(cache).__name__)
+                raise CapsError(f"the native backend cannot keep a cache in the form {name}. Use --backend hf.")
+            return None
+        seals = cache.due(capacity) > 0
+        return Form(
+            residual=layout.residual, block=layout.block if seals else 0, key_bits=layout.key_bits,
+            value_bits=layout.value_bits, group=layout.group, channels=layout.value_group, sinks=layout.sinks,
+            window=layout.window,
+        )  # fmt: skip
 
 
 class NativeStep:
@@ -163,8 +180,8 @@ class NativeSession:
         self.capacity = engine.capacity
         self._engine = engine
         self.caps = Caps(
-            tree=True, crop=True, fork=True, embeds=True, hidden=True, layers=True,
-            visible=not any(model.shape.windows), recurrent=False, max_width=MAX_WIDTH, context=self.capacity,
+            tree=True, crop=not engine.seals, fork=True, embeds=True, hidden=True, layers=True,
+            visible=not engine.windowed, recurrent=False, max_width=MAX_WIDTH, context=self.capacity,
             chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
         )  # fmt: skip
 
@@ -211,10 +228,13 @@ class NativeSession:
         return self._engine.head(states.reshape(-1, states.shape[-1])).reshape(*states.shape[:-1], self.vocab)
 
     def room(self) -> tuple[int, ...]:
-        return tuple(self.capacity - n for n in self.lengths)
+        return tuple(self._engine.room)
 
     def cache_bytes(self) -> dict[str, int]:
-        return {"payload": self._engine.cache_bytes()}
+        """Bytes of live storages: `payload` and `scales` of sealed tokens, pages of `open` ones, and the `staging` place
+        of nodes under verification. Pages are counted whole, and once where rows share them.
+        """
+        return dict(zip(("payload", "scales", "open", "staging"), self._engine.cache_bytes(), strict=True))
 
 
 def _stops(checkpoint: Checkpoint) -> frozenset[int]:
