@@ -139,6 +139,15 @@ Out<float, 2> embed(Model& m, In<int32_t, 1> ids) {
   return view<float, 2>(out.memory, p, {n, (size_t)m.c.width}, {(int64_t)m.dp, 1});
 }
 
+auto kept(Session& s, int row, int layer) {
+  require(row >= 0 && row < s.rows() && layer >= 0 && layer < s.model->c.layers, "kept: no such row or layer");
+  std::initializer_list<size_t> shape = {(size_t)s.model->c.kv_heads, (size_t)s.length(row), (size_t)s.model->c.head_dim};
+  size_t n = s.model->c.kv_heads * (size_t)s.length(row) * s.model->c.head_dim * sizeof(float);
+  auto k = std::make_shared<Memory>(n), v = std::make_shared<Memory>(n);
+  auto *keys = static_cast<float*>(k->data), *values = static_cast<float*>(v->data);
+  s.kept(row, layer, keys, values);
+  return nb::make_tuple(view<float, 3>(k, keys, shape), view<float, 3>(v, values, shape));
+}
 
 using Words = std::array<uint32_t, 4>;
 
@@ -289,6 +298,7 @@ NB_MODULE(_engine, mod) {
       .def("hidden", &hidden)
       .def("top", &top)
       .def("head", &head)
+      .def("kept", &kept, "Keys and values a row holds of a layer, [G, T, D] each, NaN where a token was dropped. For checks.")
       .def("cache_bytes", [](Session& s) {
         CacheBytes b = s.cache_bytes();
         return nb::make_tuple(b.payload, b.scales, b.open, s.staging_bytes());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -20,6 +21,28 @@ int sealed_slots(const Form& f) {
   if (f.block % PANEL == 0 && f.block <= 8 * OPEN_SLOTS) return f.block;
   int least = std::lcm(PANEL, f.coding.group);
   return least * std::max(1, OPEN_SLOTS / least);
+}
+
+// One code of a table, as kernels.h lays them out.
+int code(const uint8_t* table, int bits, int rows, int row, int lane) {
+  auto field = [&](int per, int from, int width) {
+    return table[(from + row / per) * PANEL + lane] >> row % per * width & ((1 << width) - 1);
+  };
+  int c = bits == 8 ? field(1, 0, 8) : bits == 4 ? field(2, 0, 4) : field(4, 0, 2);
+  if (bits == 3) c += 4 * field(8, (rows + 3) / 4, 1);
+  return c - ((c >> (bits - 1)) << bits);
+}
+
+float whole(uint16_t h) {
+  float size = std::ldexp((float)(h & 0x3FF), -24);
+  if (h & 0x7C00) size = std::ldexp((float)((h & 0x3FF) + 1024), ((h & 0x7C00) >> 10) - 25);
+  return h & 0x8000 ? -size : size;
+}
+
+float number(const uint8_t* table, int bits, int rows, int row, int lane, uint16_t scale, uint16_t zero) {
+  if (bits == 16) return whole(reinterpret_cast<const uint16_t*>(table)[row * PANEL + lane]);
+  float step = whole(scale);
+  return std::fma((float)code(table, bits, rows, row, lane), step, whole(zero) + step * (float)(1 << (bits - 1)));
 }
 
 }  // namespace
@@ -135,6 +158,37 @@ void Kv::crop(Row& r, int length) const {
     // A copy, or what this row alone sees: NaN behind the end.
     Page& last = *r.open.page.back();
     if (r.open.page.back().use_count() == 1) scrub(last, length % OPEN_SLOTS);
+  }
+}
+
+void Kv::read(const Row& r, int layer, int head, float* keys, float* values) const {
+  const Coding& c = form.coding;
+  int groups = head_dim / c.channels;
+  for (int slot = 0; slot < r.length; slot++, keys += head_dim, values += head_dim) {
+    if (form.coded && slot < r.sealed) {
+      Store s = sealed(r, layer, head);
+      int local = slot % s.slots, panel = local / PANEL, lane = local % PANEL;
+      const uint8_t* base = s.page[slot / s.slots] + s.at;
+      const uint8_t* key_table = base + panel * table_bytes(c.key_bits, head_dim);
+      const uint16_t* key_scale = reinterpret_cast<const uint16_t*>(base + places.key_scales) + (size_t)(local / c.group) * 2 * head_pad;
+      const uint16_t* value_scale = reinterpret_cast<const uint16_t*>(base + places.value_scales) + (size_t)panel * groups * 2 * PANEL + lane;
+      for (int d = 0; d < head_dim; d++) {
+        const uint8_t* value_table = base + places.values + ((size_t)panel * (head_pad / PANEL) + d / PANEL) * table_bytes(c.value_bits, PANEL);
+        bool halves = c.key_bits == 16;
+        int g = d / c.channels;
+        keys[d] = number(key_table, c.key_bits, head_dim, d, lane, halves ? 0 : key_scale[d], halves ? 0 : key_scale[head_pad + d]);
+        values[d] = number(value_table, c.value_bits, PANEL, lane, d % PANEL, halves ? 0 : value_scale[g * 2 * PANEL],
+                           halves ? 0 : value_scale[(g * 2 + 1) * PANEL]);
+      }
+    } else {
+      bool held = r.open.page[slot / OPEN_SLOTS] != nullptr && (slot >= r.sealed || slot < form.sinks);
+      const float* k = held ? key(r, layer, head, slot) : nullptr;
+      const float* v = held ? value(r, layer, head, slot) : nullptr;
+      for (int d = 0; d < head_dim; d++) {
+        keys[d] = held ? k[d * PANEL] : std::numeric_limits<float>::quiet_NaN();
+        values[d] = held ? v[d] : std::numeric_limits<float>::quiet_NaN();
+      }
+    }
   }
 }
 

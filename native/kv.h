@@ -72,6 +72,8 @@ class Kv {
   // Hands over what is due; row names it in errors. Throws Fault::MODEL where a number does not fit the form.
   void seal(Row& r, int row, int threads) const;
   void crop(Row& r, int length) const;
+  // What is held of a layer and head, as floats [length, head_dim]; NaN where a token was dropped. For checks.
+  void read(const Row& r, int layer, int head, float* keys, float* values) const;
   CacheBytes bytes(const std::vector<Row>& rows) const;
 
  private:

@@ -706,4 +706,11 @@ void Session::top(int count, int32_t* ids, float* values) {
   }, &job);
 }
 
+void Session::kept(int row, int layer, float* keys, float* values) const {
+  for (int g = 0; g < kv_.heads; g++) {
+    size_t at = stretch(g, row_[row].length) * kv_.head_dim;
+    kv_.read(row_[row], layer, g, keys + at, values + at);
+  }
+}
+
 }  // namespace steno

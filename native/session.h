@@ -42,6 +42,8 @@ class Session {
 
   int rows() const { return (int)row_.size(); }
   int length(int r) const { return row_[r].length; }
+  // Keys and values a row holds of a layer, [kv_heads, length, head_dim] each; for checks.
+  void kept(int row, int layer, float* keys, float* values) const;
   const Form& form() const { return kv_.form; }
   CacheBytes cache_bytes() const { return kv_.bytes(row_); }
   size_t staging_bytes() const { return staging_.memory ? staging_.memory->bytes : 0; }
