@@ -83,6 +83,21 @@ def decode(session, text: Sequence[int], widths: Callable[[], int]) -> np.ndarra
     return np.concatenate(out)
 
 
+def forms():
+    """Every way of keeping sealed tokens, in groups that fill vectors and groups that do not."""
+    from steno.cache.affine import Affine
+    from steno.cache.half import Half
+    from steno.cache.window import Window
+
+    bits = ((8, 8), (4, 3), (3, 2), (2, 4))
+    return [
+        *(Affine(key_bits=k, value_bits=v, residual=0, block=32, value_group=1024) for k, v in bits),
+        *(Affine(key_bits=k, value_bits=v, group=12, residual=12, block=12, value_group=8) for k, v in bits),
+        Half(block=24),
+        Window(sinks=3, window=20, block=4),
+    ]
+
+
 def digest(folders: Sequence[str], threads: int) -> str:
     """Hash of logits and hidden states over all number forms of some models."""
     from steno.core import Want
@@ -102,6 +117,14 @@ def digest(folders: Sequence[str], threads: int) -> str:
                 for array in (step.logits[0], step.logits[1, :3], step.hidden(2)[0], *(a[0] for a in step.top(7))):
                     total.update(np.ascontiguousarray(array).tobytes())
                 session.commit([[0, 2, 4], [0]])
+            for form in forms():
+                session = model.open(2, 320, form)
+                session.prefill([ids(270), ids(81, 1)])
+                for turn in range(12):
+                    step = session.forward(forest([chain(ids(n, turn)[:9]) for n in session.room()]))
+                    for row, logits in enumerate(step.logits):
+                        total.update(np.ascontiguousarray(logits[: min(session.room()[row], 9)]).tobytes())
+                    session.commit([list(range(min(n, 3))) for n in session.room()])
     return total.hexdigest()
 
 

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from native_tiny import chain, decode, forest, ids
 
+from steno.cache.affine import Affine
+from steno.cache.half import Half
+from steno.cache.window import Window
 from steno.models import _engine, native
 from steno.models._fill import FORMS
 
@@ -52,6 +55,27 @@ def begun(subject):
     session = subject[0].open(1, 600)
     session.prefill([TEXT[:FORK]])
     return session
+
+
+CACHES = {
+    "int8": Affine(key_bits=8, value_bits=8, group=32, residual=64, block=32),
+    "int4-2": Affine(key_bits=4, value_bits=2, group=32, residual=0, block=64),
+    "int3-odd": Affine(key_bits=3, value_bits=3, group=24, value_group=8, residual=24, block=24),
+    "int2-4": Affine(key_bits=2, value_bits=4, group=8, residual=8, block=8),
+    "half": Half(block=20),
+    "window": Window(sinks=5, window=300, block=48),
+    "short-window": Window(sinks=3, window=29, block=1),
+}
+
+
+@pytest.fixture(
+    scope="module", params=[(n, f) for n in ("llama-tied-biased", "qwen2-window") for f in CACHES], ids="-".join
+)
+def kept(request, folders):
+    """(model, form, logits [T, V] of TEXT one token at a time)."""
+    name, form = request.param
+    model = native.load(folders[name], weights="int8", threads=1)
+    return model, CACHES[form], decode(model.open(1, 600, CACHES[form]), TEXT, lambda: 1)
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +186,87 @@ def test_sessions_in_parallel_threads(subject):
     with ThreadPoolExecutor(4) as pool:
         for got in pool.map(lambda w: decode(shared.open(1, 600), TEXT[:200], lambda: w), (1, 5, 8, 32)):
             same(got, want[:200])
+
+
+def within(session, most):
+    """A width that stays within the first row's room."""
+    return lambda: min(session.room()[0], most())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("width", [2, 7, 32, 256, 0], ids=lambda w: str(w) if w else "mixed")
+def test_forms_at_any_width_and_threads(kept, width, threads):
+    model, form, want = kept
+    if threads > 1:
+        model = native.load(model.path, weights=model.weights, threads=threads)
+    rng = np.random.default_rng(threads)
+    session = model.open(1, 600, form)
+    same(decode(session, TEXT, within(session, lambda: width or int(rng.integers(1, 40)))), want)
+
+
+def test_forms_change_something(folders, kept):
+    model, _, want = kept
+    dense = decode(model.open(1, 600), TEXT, lambda: 16)
+    assert not np.array_equal(dense[-1], want[-1])
+
+
+def test_forms_in_any_chunking_of_the_prompt(kept):
+    model, form, want = kept
+    for cut in (1, 15, 63, 64, 65, 257, 530):
+        session = model.open(1, 600, form)
+        same(session.prefill([TEXT[:cut]], last=True)[0], want[cut - 1])
+        session.prefill([TEXT[cut : cut + 20]])
+        most = session.room()[0]
+        at = cut + 20
+        if at < 550:
+            same(session.forward(forest([chain(TEXT[at : at + most][:8])])).logits[0], want[at : at + min(most, 8)])
+
+
+def test_forms_in_ragged_batches_of_forks(kept):
+    """Rows at different lengths, rows that part from one another, and drafts that are thrown away."""
+    model, form, want = kept
+    rng = np.random.default_rng(1)
+    session = model.open(2, 600, form)
+    session.prefill([TEXT[:200], TEXT[:90]])
+    session = session.fork([0, 1, 0, 1])
+    at = list(session.lengths)
+    for _ in range(40):
+        widths = [min(int(rng.integers(0, 12)), most, 560 - n) for most, n in zip(session.room(), at, strict=True)]
+        widths[0] = max(widths[0], 1)
+        wrong = [int(rng.integers(0, w + 1)) for w in widths]
+        rows = [[*TEXT[n : n + w - x], *ids(x, 3)] for n, w, x in zip(at, widths, wrong, strict=True)]
+        step = session.forward(forest([chain(row) for row in rows]))
+        for b, (n, w, x) in enumerate(zip(at, widths, wrong, strict=True)):
+            same(step.logits[b, : w - x], want[n : n + w - x])
+        session.commit([list(range(w - x)) for w, x in zip(widths, wrong, strict=True)])
+        at = [n + w - x for n, w, x in zip(at, widths, wrong, strict=True)]
+
+
+def test_forms_under_trees(kept):
+    """The true text hidden in a random tree, which never reaches past the room."""
+    model, form, want = kept
+    rng = np.random.default_rng(2)
+    session = model.open(1, 600, form)
+    at = 0
+    while at < 330:
+        most = session.room()[0]
+        tokens, parents, depth, path = [], [], [], []
+        for _ in range(24):
+            if len(path) < most and rng.random() < 0.4:
+                up, token = (path[-1] if path else -1), TEXT[at + len(path)]
+                path.append(len(tokens))
+            else:
+                up, token = (int(rng.integers(-1, len(tokens))) if tokens else -1), int(rng.integers(0, 301))
+            if up >= 0 and depth[up] + 1 >= most:
+                up = -1
+            tokens.append(token)
+            parents.append(up)
+            depth.append(depth[up] + 1 if up >= 0 else 0)
+        step = session.forward(forest([(tokens, parents)]))
+        same(step.logits[0, path], want[at : at + len(path)])
+        keep = int(rng.integers(0, len(path) + 1))
+        session.commit([path[:keep]])
+        at += keep
 
 
 @pytest.mark.parametrize("what", ["digest", pytest.param("written", marks=pytest.mark.slow)])
