@@ -83,16 +83,17 @@ def decode(session, text: Sequence[int], widths: Callable[[], int]) -> np.ndarra
     return np.concatenate(out)
 
 
-def forms():
+def forms(head_dim: int):
     """Every way of keeping sealed tokens, in groups that fill vectors and groups that do not."""
     from steno.cache.affine import Affine
     from steno.cache.half import Half
     from steno.cache.window import Window
 
     bits = ((8, 8), (4, 3), (3, 2), (2, 4))
+    narrow = 1024 if head_dim % 8 else 8
     return [
         *(Affine(key_bits=k, value_bits=v, residual=0, block=32, value_group=1024) for k, v in bits),
-        *(Affine(key_bits=k, value_bits=v, group=12, residual=12, block=12, value_group=8) for k, v in bits),
+        *(Affine(key_bits=k, value_bits=v, group=12, residual=12, block=12, value_group=narrow) for k, v in bits),
         Half(block=24),
         Window(sinks=3, window=20, block=4),
     ]
@@ -117,7 +118,7 @@ def digest(folders: Sequence[str], threads: int) -> str:
                 for array in (step.logits[0], step.logits[1, :3], step.hidden(2)[0], *(a[0] for a in step.top(7))):
                     total.update(np.ascontiguousarray(array).tobytes())
                 session.commit([[0, 2, 4], [0]])
-            for form in forms():
+            for form in forms(model.shape.head_dim):
                 session = model.open(2, 320, form)
                 session.prefill([ids(270), ids(81, 1)])
                 for turn in range(12):

@@ -69,7 +69,7 @@ CACHES = {
 
 
 @pytest.fixture(
-    scope="module", params=[(n, f) for n in ("llama-tied-biased", "qwen2-window") for f in CACHES], ids="-".join
+    scope="module", params=[(n, f) for n in ("llama-tied-biased", "mistral") for f in CACHES], ids="-".join
 )
 def kept(request, folders):
     """(model, form, logits [T, V] of TEXT one token at a time)."""

@@ -79,8 +79,8 @@ class Layout:
     """A cache form in numbers, for a backend that keeps KV itself.
 
     residual, block       `due(n)` is max(0, n - residual) // block * block
-    key_bits, value_bits  what sealed tokens are kept in: 16 for float16; 8, 4, 3, 2 for affine codes with a float16 scale
-                          and zero per group; 0 where they are dropped, save the first `sinks`
+    key_bits, value_bits  what sealed tokens are kept in: 16 for float16; 8, 4, 3, 2 for affine codes with a float16
+                          scale and zero per group; 0 where they are dropped, save the first `sinks`
     group                 tokens of a key channel that share a scale
     value_group           channels of a token's values that share a scale
     sinks, window         a query sees the first `sinks` tokens and the newest `window`; window 0: all
