@@ -29,6 +29,7 @@ ACCEPTORS = [name for name in INDEX if name.startswith("decode.accept.")]
 SHAPERS = [name for name in INDEX if name.startswith("decode.shape.") and name != "decode.shape.temperature"]
 FORMS = {
     "cache.affine": {"key_bits": 4, "value_bits": 2, "group": 8, "residual": 8, "block": 8},
+    "cache.half": {"block": 8},
     "cache.window": {"sinks": 2, "window": 12, "block": 4},
 }
 """Settings that change the form within a short text; other forms run with their defaults."""
@@ -175,6 +176,24 @@ def test_cache_forms_under_drafts(pinned, form, acceptor):
     verdict = assert_holds(pinned, plan_of("decode.draft.lookup", acceptor, form), tokens=12)
     numbers = {c.name: c.numbers for c in verdict.checks}
     assert numbers["cache.schedule"]["max_difference"] == 0
+    if form in FORMS:
+        assert numbers["cache.schedule"]["changes_of_form"] >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acceptor", [a for a in ACCEPTORS if a != "decode.accept.residual"])
+@pytest.mark.parametrize("form", [name for name in INDEX if name.startswith("cache.")])
+@pytest.mark.parametrize("drafter", ["decode.draft.lookup", "decode.draft.recycle"])
+def test_cache_forms_on_the_native_backend(native, form, acceptor, drafter):
+    """As on hf, and bit for bit for trees as well."""
+    knob = make_knob(form, FORMS.get(form, {}))
+    if "native" not in knob.card.backends:
+        pytest.skip(f"{form} does not run on the native backend")
+    verdict = assert_holds(native, plan_of(drafter, acceptor, form), tokens=12)
+    numbers = {c.name: c.numbers for c in verdict.checks}
+    for name in ("bits.chain", "bits.tree", "cache.schedule"):
+        assert numbers[name]["max_difference"] == 0
+    assert numbers["bits.tree"]["bits_promised"] == 1
     if form in FORMS:
         assert numbers["cache.schedule"]["changes_of_form"] >= 3
 

@@ -231,8 +231,8 @@ class NativeSession:
         return tuple(self._engine.room)
 
     def cache_bytes(self) -> dict[str, int]:
-        """Bytes of live storages: `payload` and `scales` of sealed tokens, pages of `open` ones, and `staging`, the place
-        of nodes under verification. Pages are counted whole, and once where rows share them.
+        """Bytes of live storages: `payload` and `scales` of sealed tokens, pages of `open` ones, and `staging`, the
+        place of nodes under verification. Pages are counted whole, and once where rows share them.
         """
         return dict(zip(("payload", "scales", "open", "staging"), self._engine.cache_bytes(), strict=True))
 
