@@ -45,10 +45,11 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
   float* zero = scale + (size_t)LANES * a.head_pad;
   F lift = set((float)(1 << (c.key_bits - 1)));
   int have = -1;
-  for (int i = 0; i < count; i++, panel++) {
+  for (int i = 0, n; i < count; i += n, panel += n) {
     int local = panel % per_page;
     const uint8_t* codes = base + local * table;
     float* to = out + (size_t)i * d * LANES;
+    n = 1;
     if (c.key_bits == 16) {
       spread_halves(codes, d, to, LANES);
       continue;
@@ -63,7 +64,12 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
         store(zero + j, halves(group(g) + a.head_pad + j) + s * lift);
       }
       have = g;
-      spread<false>(c.key_bits, codes, d, scale, zero, to, LANES);
+      if (i + 1 < count && (local + 1) * LANES / c.group == g) {
+        n = 2;
+        spread<false, 2>(c.key_bits, codes, table, d, scale, zero, to, (size_t)d * LANES, LANES);
+      } else {
+        spread<false, 1>(c.key_bits, codes, table, d, scale, zero, to, 0, LANES);
+      }
     } else {
       for (int lane = 0; lane < LANES; lane++) {
         const uint16_t* g = group((local * LANES + lane) / c.group);
@@ -73,7 +79,7 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
         }
       }
       for (int j = 0; j < d; j++) store(zero + j * LANES, load(zero + j * LANES) + load(scale + j * LANES) * lift);
-      spread<true>(c.key_bits, codes, d, scale, zero, to, LANES);
+      spread<true, 1>(c.key_bits, codes, table, d, scale, zero, to, 0, LANES);
     }
   }
 }
@@ -102,9 +108,12 @@ void unpack_values(const Attend& a, int panel, int count, float* out) {
         store(scale + g * LANES, s);
         store(zero + g * LANES, halves(scales + (g * 2 + 1) * LANES) + s * lift);
       }
-      for (int b = 0; b < blocks; b++) {
-        int g = groups == 1 ? 0 : least(b * LANES / c.channels, groups - 1);
-        spread<false>(c.value_bits, codes + b * table, LANES, scale + g * LANES, zero + g * LANES, to + b * LANES, pad);
+      for (int b = 0, n; b < blocks; b += n) {
+        int g = groups == 1 ? 0 : b * LANES / c.channels;
+        const float *s = scale + g * LANES, *z = zero + g * LANES;
+        n = b + 1 < blocks && (groups == 1 || (b + 1) * LANES / c.channels == g) ? 2 : 1;
+        if (n == 2) spread<false, 2>(c.value_bits, codes + b * table, table, LANES, s, z, to + b * LANES, LANES, pad);
+        else spread<false, 1>(c.value_bits, codes + b * table, table, LANES, s, z, to + b * LANES, 0, pad);
       }
     } else {
       for (int b = 0; b < blocks; b++) {
@@ -116,7 +125,7 @@ void unpack_values(const Attend& a, int panel, int count, float* out) {
           }
         }
         for (int j = 0; j < LANES; j++) store(zero + j * LANES, load(zero + j * LANES) + load(scale + j * LANES) * lift);
-        spread<true>(c.value_bits, codes + b * table, LANES, scale, zero, to + b * LANES, pad);
+        spread<true, 1>(c.value_bits, codes + b * table, table, LANES, scale, zero, to + b * LANES, 0, pad);
       }
     }
   }

@@ -6,7 +6,8 @@
 namespace steno::STENO_TARGET {
 namespace {
 
-constexpr int MOST = 1024;  // numbers in a range: tokens of a key group or channels of a value group
+constexpr int ROWS = 8;      // of a table that are packed together: whole bytes at any number of bits
+constexpr int MOST = 1024, APART = MOST + LANES;  // numbers in a range: tokens of a key group or channels of a value group
 
 const float* open_keys(const Seal& s, int slot) {
   const float* part = (const float*)(s.open.page[slot / s.open.slots] + s.open.at);
@@ -32,16 +33,19 @@ bool encode(float* x, int n, int bits, int32_t* codes, uint16_t* scale, uint16_t
     F gap = v - v;
     odd = odd | pick(gap < set(1.0f), set(0), set(1));
   }
-  float lane[16], low, high;
-  int32_t flag[16], any = 0;
+  float lows[16], highs[16];
+  int32_t flag[16];
   store(flag, odd);
-  store(lane, least);
-  low = lane[0];
-  for (int j = 0; j < LANES; j++) low = lane[j] < low ? lane[j] : low, any |= flag[j];
-  store(lane, most);
-  high = lane[0];
-  for (int j = 1; j < LANES; j++) high = lane[j] > high ? lane[j] : high;
-  if (any) return false;
+  store(lows, least);
+  store(highs, most);
+  for (int by = LANES / 2; by > 0; by /= 2)
+    for (int j = 0; j < by; j++) {
+      lows[j] = lows[j + by] < lows[j] ? lows[j + by] : lows[j];
+      highs[j] = highs[j + by] > highs[j] ? highs[j + by] : highs[j];
+      flag[j] |= flag[j + by];
+    }
+  float low = lows[0], high = highs[0];
+  if (flag[0]) return false;
   float levels = (float)((1 << bits) - 1);
   uint16_t z = half(low);
   if (whole(z) > low) z = whole(z) > 0 ? z - 1 : whole(z) == 0 ? 0x8001 : z + 1;
@@ -75,7 +79,7 @@ bool seal(const Seal& s) {
   const Coding& c = s.coding;
   int d = s.head_dim, per_panel = s.head_pad / LANES, slots = s.sealed.slots;
   alignas(64) float x[MOST];
-  alignas(64) int32_t codes[MOST];
+  alignas(64) int32_t codes[ROWS][APART] = {}, some[MOST];
   auto page = [&](int slot) { return s.sealed.page[slot / slots] + s.sealed.at; };
   auto key_table = [&](int slot) { return page(slot) + slot % slots / LANES * table_bytes(c.key_bits, d); };
   auto value_table = [&](int slot, int channel) {
@@ -97,23 +101,42 @@ bool seal(const Seal& s) {
   }
   for (int first = s.from; first < s.to; first += c.group) {
     uint16_t* scales = (uint16_t*)(page(first) + s.places.key_scales) + (size_t)(first % slots / c.group) * 2 * s.head_pad;
-    for (int j = 0; j < d; j++) {
-      for (int i = 0; i < c.group; i++) x[i] = open_keys(s, first + i)[j * LANES];
-      if (!encode(x, c.group, c.key_bits, codes, scales + j, scales + s.head_pad + j)) return false;
-      for (int i = 0; i < c.group; i++) put(key_table(first + i), c.key_bits, d, j, (first + i) % LANES, codes[i]);
+    bool whole = c.group % LANES == 0;
+    for (int row = 0; row < d; row += ROWS) {
+      int count = d - row < ROWS ? d - row : ROWS;
+      for (int k = 0; k < count; k++) {
+        for (int i = 0; i < c.group; i += whole ? LANES : 1) {
+          const float* from = open_keys(s, first + i) + (row + k) * LANES;
+          if (whole) store(x + i, load(from));
+          else x[i] = *from;
+        }
+        if (!encode(x, c.group, c.key_bits, codes[k], scales + row + k, scales + s.head_pad + row + k)) return false;
+      }
+      if (whole)
+        for (int i = 0; i < c.group; i += LANES) pack(codes[0] + i, APART, row, count, c.key_bits, d, key_table(first + i));
+      else
+        for (int i = 0; i < c.group; i++)
+          for (int k = 0; k < count; k++) put(key_table(first + i), c.key_bits, d, row + k, (first + i) % LANES, codes[k][i]);
     }
   }
   int groups = d / c.channels;
-  for (int slot = s.from; slot < s.to; slot++) {
-    const float* v = open_values(s, slot);
+  for (int slot = s.from, count; slot < s.to; slot += count) {
+    count = slot % ROWS == 0 && slot + ROWS <= s.to ? ROWS : 1;
     uint16_t* scales = (uint16_t*)(page(slot) + s.places.value_scales) + (size_t)(slot % slots / LANES) * groups * 2 * LANES + slot % LANES;
-    for (int g = 0; g < groups; g++) {
-      for (int i = 0; i < c.channels; i++) x[i] = v[g * c.channels + i];
-      if (!encode(x, c.channels, c.value_bits, codes, scales + g * 2 * LANES, scales + (g * 2 + 1) * LANES)) return false;
-      for (int i = 0; i < c.channels; i++) {
-        int j = g * c.channels + i;
-        put(value_table(slot, j), c.value_bits, LANES, slot % LANES, j % LANES, codes[i]);
+    for (int k = 0; k < count; k++) {
+      const float* v = open_values(s, slot + k);
+      for (int g = 0; g < groups; g++) {
+        for (int i = 0; i < c.channels; i++) x[i] = v[g * c.channels + i];
+        uint16_t* scale = scales + g * 2 * LANES + k;
+        if (!encode(x, c.channels, c.value_bits, some, scale, scale + LANES)) return false;
+        for (int i = 0; i < c.channels; i++) codes[k][g * c.channels + i] = some[i];
       }
+    }
+    for (int j = 0; j < d; j += LANES) {
+      uint8_t* table = value_table(slot, j);
+      if (count == ROWS) pack(codes[0] + j, APART, slot % LANES, ROWS, c.value_bits, LANES, table);
+      else
+        for (int i = j; i < j + LANES && i < d; i++) put(table, c.value_bits, LANES, slot % LANES, i % LANES, codes[0][i]);
     }
   }
   return true;
