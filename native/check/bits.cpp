@@ -147,7 +147,7 @@ struct Bench {
   std::unique_ptr<Session> base;  // PROMPT ids committed
 
   Bench(std::shared_ptr<Model> m) : model(std::move(m)), text(ids(PROMPT + TAIL, model->c.vocab, 7)) {
-    base = std::make_unique<Session>(model, 1, ROOM, true);
+    base = std::make_unique<Session>(model, 1, ROOM, Form(), true);
     prefill(*base, {Ids(text.begin(), text.begin() + PROMPT)});
   }
   static void prefill(Session& s, const std::vector<Ids>& prompts) { s.prefill(prompts, nullptr, [] {}); }
@@ -220,7 +220,7 @@ struct Bench {
 
   // The prompt piece by piece instead of by prefill, with a wrong turn that is taken back, then the tail.
   uint64_t pieces(int width) {
-    Session s(model, 1, ROOM, true);
+    Session s(model, 1, ROOM, Form(), true);
     for (int at = 0; at < PROMPT;) {
       int n = std::min(width, PROMPT - at);
       forward(s, {chain(text, at, n)});
