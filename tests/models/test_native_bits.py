@@ -68,9 +68,7 @@ CACHES = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=[(n, f) for n in ("llama-tied-biased", "mistral") for f in CACHES], ids="-".join
-)
+@pytest.fixture(scope="module", params=[(n, f) for n in ("llama-tied-biased", "mistral") for f in CACHES], ids="-".join)
 def kept(request, folders):
     """(model, form, logits [T, V] of TEXT one token at a time)."""
     name, form = request.param
