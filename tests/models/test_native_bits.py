@@ -203,9 +203,12 @@ def test_forms_at_any_width_and_threads(kept, width, threads):
 
 
 def test_forms_change_something(folders, kept):
-    model, _, want = kept
+    model, form, want = kept
     dense = decode(model.open(1, 600), TEXT, lambda: 16)
-    assert not np.array_equal(dense[-1], want[-1])
+    if any(model.shape.windows) and form in (CACHES["int8"], CACHES["window"]):
+        same(dense, want)  # what these forms touch lies beyond the model's own window
+    else:
+        assert not np.array_equal(dense[-1], want[-1])
 
 
 def test_forms_in_any_chunking_of_the_prompt(kept):
