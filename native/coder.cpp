@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 
 // The same source for several instruction sets where the tool chain can choose at load time; every operation is exact
 // or rounded in one way only, so all versions agree.
@@ -62,20 +63,28 @@ static uint64_t total(const uint16_t* steps, int n, const uint32_t* table) {
 }
 
 STENO_CLONES
-static uint64_t lookup(const uint16_t* steps, int n, const uint32_t* table, uint32_t* out) {
-  uint64_t sum = 0;
-  for (int i = 0; i < n; i++) {
-    out[i] = table[steps[i]];
-    sum += out[i];
-  }
+static void lookup(const uint16_t* steps, int n, const uint32_t* table, uint32_t* out) {
+  for (int i = 0; i < n; i++) out[i] = table[steps[i]];
+}
+
+// Frequencies sum to 2^28 at most.
+STENO_CLONES
+static uint32_t sum_of(const uint32_t* x, int n) {
+  uint32_t sum = 0;
+  for (int i = 0; i < n; i++) sum += x[i];
   return sum;
 }
 
 STENO_CLONES
-static uint64_t sum_of(const uint32_t* x, int n) {
-  uint64_t sum = 0;
-  for (int i = 0; i < n; i++) sum += x[i];
-  return sum;
+static int first_zero(const uint16_t* x, int n) {
+  int i = 0;
+  for (; i + 64 <= n; i += 64) {
+    uint16_t any = 0;
+    for (int j = 0; j < 64; j++) any |= x[i + j] == 0;
+    if (any) break;
+  }
+  while (i < n && x[i] != 0) i++;
+  return i < n ? i : 0;
 }
 
 void frequencies(const Tables& t, const float* scores, int vocab, int bits, const int32_t* places, uint16_t* steps, uint32_t* out) {
@@ -86,18 +95,13 @@ void frequencies(const Tables& t, const float* scores, int vocab, int bits, cons
   uint64_t scale = mass ? ((((uint64_t)1 << bits) - vocab) << 30) / mass : 0;
   uint32_t table[1024];
   for (int i = 0; i <= last; i++) table[i] = 1 + (uint32_t)((t.exp[i] * scale) >> 30);
-  int top = 0;
-  while (top < vocab - 1 && steps[top] != 0) top++;
-  if (steps[top] != 0) top = 0;
-  uint64_t sum = 0;
-  if (places) {
+  if (places)
     for (int i = 0; i < vocab; i++) out[places[i]] = table[steps[i]];
-    sum = sum_of(out, vocab);
-    out[places[top]] += (uint32_t)(((uint64_t)1 << bits) - sum);
-  } else {
-    sum = lookup(steps, vocab, table, out);
-    out[top] += (uint32_t)(((uint64_t)1 << bits) - sum);
-  }
+  else
+    lookup(steps, vocab, table, out);
+  uint32_t rest = (uint32_t)((uint64_t)1 << bits) - sum_of(out, vocab);
+  int top = first_zero(steps, vocab);
+  out[places ? places[top] : top] += rest;
 }
 
 // ---- range coder
@@ -401,7 +405,7 @@ class Mixer {
 
   void adjust(int32_t* w, int odds, int bit) {
     int error = ((bit << 16) - t.squash(odds)) * RATE;
-    for (int i = 0; i < INPUTS; i++) w[i] += (int32_t)(((int64_t)x[i] * error + (1 << 19)) >> 20);
+    for (int i = 0; i < INPUTS; i++) w[i] = std::clamp(w[i] + (int32_t)(((int64_t)x[i] * error + (1 << 19)) >> 20), -HEAVIEST, HEAVIEST);
   }
 
   const Tables& t;
@@ -426,7 +430,7 @@ class Mixer {
   int guess = -1, pa = 0, pb = 0, mixed = 0;
   int32_t *wa = nullptr, *wb = nullptr;
   int x[INPUTS] = {};
-  static constexpr int RATE = 6;
+  static constexpr int RATE = 6, HEAVIEST = 1 << 22;
 };
 
 // ---- chunk
@@ -492,6 +496,7 @@ std::vector<uint8_t> Chunk::finish() { return encoder_.finish(); }
 void Chunk::open(const uint8_t* data, size_t size) { decoder_ = std::make_unique<RangeDecoder>(data, size); }
 
 int Chunk::decode(const float* scores, int64_t lane_stride, int64_t step_stride, const int32_t* tokens, const int32_t* counts, int width, int32_t* out) {
+  if (!decoder_) throw std::logic_error("open comes before decode");
   std::vector<int> good(lanes, 1);
   for (int s = 0; s < width; s++, step_++) {
     bool any = false;
