@@ -454,7 +454,13 @@ Chunk::~Chunk() = default;
 
 template <bool ENCODE>
 int Chunk::symbol(int lane, const float* scores, int id) {
-  frequencies(*t_, scores, vocab, bits_, rank_.data(), steps_.data(), freq_.data());
+  if (scores)
+    frequencies(*t_, scores, vocab, bits_, rank_.data(), steps_.data(), freq_.data());
+  else if (!flat_) {
+    std::vector<float> equal(vocab, 0.0f);
+    frequencies(*t_, equal.data(), vocab, bits_, rank_.data(), steps_.data(), freq_.data());
+  }
+  flat_ = !scores;
   if (mixer_) mixer_->start(lane);
   uint64_t range = (uint64_t)1 << bits_;
   uint32_t prefix = 0;
@@ -486,7 +492,7 @@ void Chunk::encode(const float* scores, int64_t lane_stride, int64_t step_stride
     for (int l = 0; l < lanes; l++)
       if (active(l)) {
         int id = ids[l * width + s];
-        symbol<true>(l, scores + l * lane_stride + s * step_stride, id);
+        symbol<true>(l, scores ? scores + l * lane_stride + s * step_stride : nullptr, id);
         if (mixer_) mixer_->take(l, step_, id);
       }
 }
@@ -503,15 +509,15 @@ int Chunk::decode(const float* scores, int64_t lane_stride, int64_t step_stride,
     for (int l = 0; l < lanes; l++)
       if (active(l)) {
         any = true;
-        if (s >= good[l]) return s;
+        if (scores && s >= good[l]) return s;
       }
     if (!any) return s;
     for (int l = 0; l < lanes; l++)
       if (active(l)) {
-        int id = symbol<false>(l, scores + l * lane_stride + s * step_stride, 0);
+        int id = symbol<false>(l, scores ? scores + l * lane_stride + s * step_stride : nullptr, 0);
         if (mixer_) mixer_->take(l, step_, id);
         out[l * width + s] = id;
-        if (s + 1 < counts[l] && tokens[l * width + s + 1] == id) good[l] = s + 2;
+        if (scores && s + 1 < counts[l] && tokens[l * width + s + 1] == id) good[l] = s + 2;
       }
   }
   return width;
@@ -531,6 +537,5 @@ void Chunk::draft(int width, int32_t* out) const {
 }
 
 size_t Chunk::overrun() const { return decoder_ ? decoder_->overrun() : 0; }
-size_t Chunk::coded() const { return encoder_.size(); }
 
 }  // namespace steno::coder

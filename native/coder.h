@@ -69,6 +69,7 @@ class Chunk {
   Chunk(std::shared_ptr<Tables> tables, int vocab, std::vector<int32_t> places, int lanes, int64_t symbols, bool adapt);
   ~Chunk();
 
+  // Scores may be null: then all symbols are equally likely to the model, and the mixer alone knows better.
   // scores[lane * lane_stride + step * step_stride + id]; steps [0, width) of every lane, as far as it reaches.
   void encode(const float* scores, int64_t lane_stride, int64_t step_stride, const int32_t* ids, int width);
   std::vector<uint8_t> finish();
@@ -83,7 +84,6 @@ class Chunk {
   int64_t taken() const { return step_; }
   int64_t per_lane() const { return per_lane_; }
   size_t overrun() const;
-  size_t coded() const;
 
   const int vocab, lanes;
   const int64_t symbols;
@@ -97,6 +97,7 @@ class Chunk {
   std::vector<int32_t> rank_, id_;
   int64_t per_lane_, step_ = 0;
   int depth_, bits_;
+  bool flat_ = false;
   std::vector<uint16_t> steps_;
   std::vector<uint32_t> freq_;
   std::unique_ptr<Mixer> mixer_;

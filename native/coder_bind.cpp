@@ -108,6 +108,20 @@ NB_MODULE(_coder, mod) {
         nb::gil_scoped_release release;
         c.encode(scores.data(), scores.stride(0), scores.stride(1), ids.data(), (int)ids.shape(1));
       }, "scores"_a, "ids"_a)
+      .def("encode_flat", [](Chunk& c, In<int32_t, 2> ids) {
+        require((int)ids.shape(0) == c.lanes, "ids: must be [lanes, width]");
+        for (size_t i = 0; i < ids.size(); i++) require(ids.data()[i] >= 0 && ids.data()[i] < c.vocab, "ids: outside the vocabulary");
+        nb::gil_scoped_release release;
+        c.encode(nullptr, 0, 0, ids.data(), (int)ids.shape(1));
+      }, "ids"_a)
+      .def("decode_flat", [](Chunk& c, int width) {
+        require(width >= 0, "decode_flat: width must not be negative");
+        auto out = fresh<int32_t, 2>({(size_t)c.lanes, (size_t)width});
+        std::fill(out.data(), out.data() + (size_t)c.lanes * width, -1);
+        nb::gil_scoped_release release;
+        c.decode(nullptr, 0, 0, nullptr, nullptr, width, out.data());
+        return out;
+      }, "width"_a)
       .def("finish", [](Chunk& c) {
         auto out = c.finish();
         return nb::bytes((const char*)out.data(), out.size());
@@ -134,6 +148,5 @@ NB_MODULE(_coder, mod) {
       })
       .def_prop_ro("steps", &Chunk::taken)
       .def_prop_ro("per_lane", &Chunk::per_lane)
-      .def_prop_ro("overrun", &Chunk::overrun)
-      .def_prop_ro("coded", &Chunk::coded);
+      .def_prop_ro("overrun", &Chunk::overrun);
 }
