@@ -151,6 +151,8 @@ class ChunkHead:
             for _ in range(fields.varint(1 << 16))
         )  # fmt: skip
         fields.end()
+        if any(piece.offset > offset + piece.at for piece in pieces):
+            raise Corrupt("an entry of a chunk begins before its own beginning")
         if any(a.at > b.at for a, b in zip(pieces, pieces[1:], strict=False)):
             raise Corrupt("the entries of a chunk are out of order")
         return ChunkHead(

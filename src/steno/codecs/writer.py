@@ -63,7 +63,8 @@ class Writer:
         while True:
             text = is_text(block)
             if block and (text != self._text or len(self._buffer) + len(block) > self._limit()):
-                self._flush()
+                if self._buffer:
+                    self._flush()
                 self._text = text
             if self._names > NAMES:
                 self._flush()
