@@ -92,9 +92,9 @@ void frequencies(const Tables& t, const float* scores, int vocab, int bits, cons
   float best = largest(scores, vocab);
   quantise(scores, vocab, best, last, steps);
   uint64_t mass = total(steps, vocab, t.exp.data());
-  uint64_t scale = mass ? ((((uint64_t)1 << bits) - vocab) << 30) / mass : 0;
+  uint64_t scale = mass ? ((((uint64_t)1 << bits) - vocab) << 33) / mass : 0;
   uint32_t table[1024];
-  for (int i = 0; i <= last; i++) table[i] = 1 + (uint32_t)((t.exp[i] * scale) >> 30);
+  for (int i = 0; i <= last; i++) table[i] = 1 + (uint32_t)((t.exp[i] * scale) >> 33);
   if (places)
     for (int i = 0; i < vocab; i++) out[places[i]] = table[steps[i]];
   else
@@ -354,7 +354,6 @@ class Mixer {
     settle(l, step + 1);
   }
 
-  const Lane& of(int l) const { return lane[l]; }
   std::vector<uint32_t> history;
   const int32_t* rank_of = nullptr;
 
@@ -433,6 +432,51 @@ class Mixer {
   static constexpr int RATE = 6, HEAVIEST = 1 << 22;
 };
 
+// ---- drafts
+
+// Where each short context last stood, to guess what comes next while decoding. No byte of any file depends on it.
+class Guide {
+ public:
+  explicit Guide(int64_t symbols) : text(std::max<int64_t>(symbols, 1), OPEN) {
+    int size = 10;
+    while (size < 20 && ((int64_t)1 << size) < symbols * 2) size++;
+    mask = (1u << size) - 1;
+    for (auto& table : last) table.assign((size_t)1 << size, -1);
+  }
+
+  // `id` stands at place `at`; `known` symbols of its lane stand before it.
+  void take(int64_t at, int64_t known, uint32_t id) {
+    text[at] = id;
+    for (int o = 0; o < 4; o++)
+      if (known >= SPANS[o]) last[o][hash(at, SPANS[o])] = at;
+  }
+
+  // What followed the longest context before place `at`; the shorter the context, the shorter the guess.
+  void draft(int64_t at, int64_t known, int width, int32_t* out) const {
+    for (int o = 0; o < 4; o++) {
+      if (known < SPANS[o]) continue;
+      int64_t from = last[o][hash(at, SPANS[o])];
+      int same = 0;
+      while (same < known && same < from && text[from - 1 - same] == text[at - 1 - same]) same++;
+      if (from < 0 || same < SPANS[o]) continue;
+      int most = std::min(width, same >= 8 ? width : same);
+      for (int s = 0; s < most && from + s < (int64_t)text.size() && text[from + s] != OPEN; s++) out[s] = (int32_t)text[from + s];
+      if (out[0] >= 0) return;
+    }
+  }
+
+ private:
+  static constexpr int SPANS[4] = {6, 4, 3, 2};
+  size_t hash(int64_t at, int span) const {
+    uint32_t h = (uint32_t)span;
+    for (int k = 1; k <= span; k++) h = (h + text[at - k] + 1) * 0x9e3779b1u;
+    return scatter(h) & mask;
+  }
+  std::vector<uint32_t> text;
+  std::vector<int64_t> last[4];
+  uint32_t mask;
+};
+
 // ---- chunk
 
 Chunk::Chunk(std::shared_ptr<Tables> tables, int vocab, std::vector<int32_t> places, int lanes, int64_t symbols, bool adapt)
@@ -499,7 +543,10 @@ void Chunk::encode(const float* scores, int64_t lane_stride, int64_t step_stride
 
 std::vector<uint8_t> Chunk::finish() { return encoder_.finish(); }
 
-void Chunk::open(const uint8_t* data, size_t size) { decoder_ = std::make_unique<RangeDecoder>(data, size); }
+void Chunk::open(const uint8_t* data, size_t size) {
+  decoder_ = std::make_unique<RangeDecoder>(data, size);
+  guide_ = std::make_unique<Guide>(symbols);
+}
 
 int Chunk::decode(const float* scores, int64_t lane_stride, int64_t step_stride, const int32_t* tokens, const int32_t* counts, int width, int32_t* out) {
   if (!decoder_) throw std::logic_error("open comes before decode");
@@ -517,6 +564,7 @@ int Chunk::decode(const float* scores, int64_t lane_stride, int64_t step_stride,
         int id = symbol<false>(l, scores ? scores + l * lane_stride + s * step_stride : nullptr, 0);
         if (mixer_) mixer_->take(l, step_, id);
         out[l * width + s] = id;
+        if (scores) guide_->take((int64_t)l * per_lane_ + step_, step_, id);
         if (scores && s + 1 < counts[l] && tokens[l * width + s + 1] == id) good[l] = s + 2;
       }
   }
@@ -525,15 +573,9 @@ int Chunk::decode(const float* scores, int64_t lane_stride, int64_t step_stride,
 
 void Chunk::draft(int width, int32_t* out) const {
   std::fill(out, out + (size_t)lanes * width, -1);
-  if (!mixer_) return;
-  for (int l = 0; l < lanes; l++) {
-    int64_t at = mixer_->of(l).match;
-    for (int s = 0; at >= 0 && s < width && at + s < (int64_t)mixer_->history.size(); s++) {
-      uint32_t id = mixer_->history[at + s];
-      if (id == OPEN) break;
-      out[l * width + s] = (int32_t)id;
-    }
-  }
+  if (guide_)
+    for (int l = 0; l < lanes; l++)
+      if (active(l)) guide_->draft((int64_t)l * per_lane_ + step_, std::min<int64_t>(step_, 64), width, out + (size_t)l * width);
 }
 
 size_t Chunk::overrun() const { return decoder_ ? decoder_->overrun() : 0; }

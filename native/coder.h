@@ -62,6 +62,7 @@ class RangeDecoder {
 };
 
 class Mixer;
+class Guide;
 
 // One chunk: `lanes` equal stretches of a symbol sequence, coded in step, sharing one mixer and one range coder.
 class Chunk {
@@ -79,7 +80,7 @@ class Chunk {
   // are known to be right; returns the steps taken, their ids in out [lanes, width].
   int decode(const float* scores, int64_t lane_stride, int64_t step_stride, const int32_t* tokens, const int32_t* counts, int width, int32_t* out);
 
-  // What followed the longest match of each lane: out [lanes, width], -1 where there is nothing.
+  // What followed the longest context of each lane that stood before: out [lanes, width], -1 where there is nothing.
   void draft(int width, int32_t* out) const;
   int64_t taken() const { return step_; }
   int64_t per_lane() const { return per_lane_; }
@@ -101,6 +102,7 @@ class Chunk {
   std::vector<uint16_t> steps_;
   std::vector<uint32_t> freq_;
   std::unique_ptr<Mixer> mixer_;
+  std::unique_ptr<Guide> guide_;
   RangeEncoder encoder_;
   std::unique_ptr<RangeDecoder> decoder_;
 };

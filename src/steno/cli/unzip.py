@@ -129,11 +129,19 @@ def _list(source: BinaryIO, file: str, as_json: bool) -> None:
     for row, start, stop in zip(rows, offsets, ends, strict=False):
         row |= {"start": start, "bytes": stop - start}
     if as_json:
-        record = {"file": file, "model": archive.header.name, "raw_bytes": archive.raw, "entries": rows, "chunks": chunks}
+        record = {
+            "file": file,
+            "model": archive.header.name,
+            "raw_bytes": archive.raw,
+            "entries": rows,
+            "chunks": chunks,
+        }
         click.echo(json.dumps(record, ensure_ascii=False))
         return
     for row in rows:
-        click.echo(f"{row['bytes']:>14,}  {row['start']:>14,}  {row['name'] or '(stdin)'}{'/' * (row['entry'] == 'folder')}")
+        click.echo(
+            f"{row['bytes']:>14,}  {row['start']:>14,}  {row['name'] or '(stdin)'}{'/' * (row['entry'] == 'folder')}"
+        )
     packed = sum(size for size, _ in archive.index.sizes)
     click.echo(
         f"{len(rows)} entries, {archive.raw:,} bytes in {packed:,}; {len(chunks)} chunks; "
@@ -189,7 +197,7 @@ def _salvage(
         raise DataError(f"{file} is damaged: {found.raw:,} bytes were restored, the ranges above are lost.")
 
 
-def _archive(source: BinaryIO, file: str):  # noqa: ANN202
+def _archive(source: BinaryIO, file: str):
     import io
 
     from steno.codecs.reader import Archive

@@ -132,7 +132,9 @@ def _record(
 
 def _remove(path: Path, left: list[str]) -> None:
     if left:
-        raise UserError(f"--rm: {len(left)} things below {path} were left out, so nothing was removed. Remove it yourself.")
+        raise UserError(
+            f"--rm: {len(left)} things below {path} were left out, so nothing was removed. Remove it yourself."
+        )
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

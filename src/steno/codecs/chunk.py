@@ -2,7 +2,7 @@
 
 At every step each lane codes one symbol, lane 0 first. The lanes share the mixer, so what one of them saw helps the
 others; the model sees each lane as a stream of its own, which is what makes a batch. The engine's `_coder.Chunk` has
-the same calls and gives the same bytes.
+the same calls, gives the same bytes, and drafts besides.
 """
 
 import numpy as np
@@ -67,17 +67,6 @@ class Chunk:
                     good[lane] = step + 2
             self.steps += 1
         return tokens.shape[1], out
-
-    def draft(self, width: int) -> I32:
-        """What followed the longest match of each lane: [lanes, width], -1 where there is nothing."""
-        out = np.full((self.lanes, width), -1, np.int32)
-        for lane, state in enumerate(self._mixer.lanes if self._mixer else []):
-            history = self._mixer.history if self._mixer else []
-            for k, symbol in enumerate(history[state.match : state.match + width] if state.match >= 0 else []):
-                if symbol > 0x7FFFFFFF:
-                    break
-                out[lane, k] = symbol
-        return out
 
     def _active(self, lane: int) -> bool:
         return lane * self.per_lane + self.steps < self.symbols

@@ -9,6 +9,7 @@
 Lengths are believed only after the CRC of the record that holds them; content only after the XXH3 of its raw bytes.
 """
 
+import itertools
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -153,7 +154,7 @@ class ChunkHead:
         fields.end()
         if any(piece.offset > offset + piece.at for piece in pieces):
             raise Corrupt("an entry of a chunk begins before its own beginning")
-        if any(a.at > b.at for a, b in zip(pieces, pieces[1:], strict=False)):
+        if any(a.at > b.at for a, b in itertools.pairwise(pieces)):
             raise Corrupt("the entries of a chunk are out of order")
         return ChunkHead(
             kind=kind, number=number, offset=offset, raw=raw, payload=payload, check=check, symbols=symbols,
@@ -199,7 +200,7 @@ def header_length(start: bytes) -> int:
     if start[:8] != MAGIC:
         raise Corrupt("this is no .sz file: it does not begin as one")
     if start[8] != MAJOR:
-        raise LimitExceeded(f"the file has format version {start[8]}, and this version of steno reads {MAJOR}. Upgrade.")
+        raise LimitExceeded(f"the file has format version {start[8]}; this version of steno reads {MAJOR}. Upgrade.")
     return 12 + int.from_bytes(start[10:12], "little") + 4
 
 

@@ -14,7 +14,7 @@ from .container import ChunkHead, Entry, Piece
 
 
 def collect(root: Path) -> tuple[list[tuple[str, Entry, Path]], list[str]]:
-    """(what to store, what is left out and why) below a file or folder. Like files stand together: it compresses better.
+    """(what to store, what is left out and why) below a file or folder. Like files stand together.
 
     Names are relative to the folder that holds `root`. Raises UserError where there is nothing to read.
     """

@@ -43,8 +43,8 @@ def reference(scores: F32, bits: int) -> U32:
             gap = np.where(gap < np.float32(last), gap, np.float32(last))
         steps = (gap + np.float32(0.5)).astype(np.int64)
         mass = int(table[steps].sum())
-        scale = ((2**bits - len(line)) << 30) // mass if mass else 0
-        row[:] = 1 + ((table[steps] * np.uint64(scale)) >> np.uint64(30))
+        scale = ((2**bits - len(line)) << 33) // mass if mass else 0
+        row[:] = 1 + ((table[steps] * np.uint64(scale)) >> np.uint64(33))
         top = int(np.argmax(steps == 0)) if (steps == 0).any() else 0
         row[top] += 2**bits - int(row.sum(dtype=np.uint64))
     return out

@@ -63,7 +63,7 @@ def check_golden(neural: Neural, expected: str) -> None:
     if found != expected:
         raise WrongModel(
             f"the self-test of {neural.predictor.name!r} failed (golden vector {found[:16]}, expected "
-            f"{expected[:16]}): this build computes other numbers, so nothing was coded. Reinstall steno, and report it."
+            f"{expected[:16]}): this build computes other numbers, so nothing was coded. Reinstall steno."
         )
 
 

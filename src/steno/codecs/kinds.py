@@ -105,9 +105,7 @@ def _neural(neural: Neural, raw: bytes) -> list[Coded]:
         return []
     lanes = neural.lanes(len(ids))
     return [
-        Coded(
-            kind=Kind.NEURAL, payload=neural.encode(ids, lanes, adapt), symbols=len(ids), lanes=lanes, adapt=adapt
-        )  # fmt: skip
+        Coded(kind=Kind.NEURAL, payload=neural.encode(ids, lanes, adapt), symbols=len(ids), lanes=lanes, adapt=adapt)
         for adapt in ((True, False) if len(raw) < SMALL else (True,))
     ]
 

@@ -154,9 +154,7 @@ class Mixer:
         self.counted = self.unigram.setdefault(node, Counter(32768, 255))
         x = [raw, _stretched()[self.trimmed.refine(raw) >> 4], self.counted.odds()]
         states = [line[self.within] for line in self.line]
-        self.slots = [
-            self.maps.setdefault((i, level, s), Counter(self.guess[s], 255)) for i, s in enumerate(states)
-        ]
+        self.slots = [self.maps.setdefault((i, level, s), Counter(self.guess[s], 255)) for i, s in enumerate(states)]
         x += [slot.odds() if state else 0 for slot, state in zip(self.slots, states, strict=True)]
         self.bit, strength, length = -1, 0, 0
         if self.expected >= 0 and self.expected >> (self.depth - level) == prefix:

@@ -23,7 +23,7 @@ I32 = npt.NDArray[np.int32]
 LANES = 16
 """Most lanes of a chunk."""
 
-PER_LANE = 2048
+PER_LANE = 1024
 """Symbols that are worth a lane of its own: each costs about 20 bytes, because its first symbols have no context."""
 
 BLOCK = 32
@@ -51,7 +51,7 @@ class Passes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neural:
-    """A predictor and its spelling, ready to code chunks. `places`: rank of every symbol, by the bytes it stands for."""
+    """A predictor and its spelling, ready to code chunks. `places`: rank of every symbol by the bytes it stands for."""
 
     predictor: Predictor
     spelling: Spelling

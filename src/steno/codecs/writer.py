@@ -1,4 +1,4 @@
-"""Files into a .sz stream, in one pass: blocks of a kind gather into a chunk, a full chunk is coded, checked, written."""
+"""Files into a .sz stream in one pass: blocks of a kind gather into a chunk; a full one is coded, checked, written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

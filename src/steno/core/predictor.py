@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Streams(Protocol):
-    """B streams of symbols, each with a past of its own. A stream begins with the predictor's `start` symbol to come."""
+    """B streams of symbols, each with a past of its own, empty at first; `start` is the first symbol to hand in."""
 
     def room(self) -> int:
         """Most columns `ahead` takes now; at least 1. It depends on how many symbols were kept, and on nothing else."""

@@ -1,7 +1,7 @@
 """A language model as the coders see it (`core.Predictor`): a session whose context slides by a fixed rule.
 
-A stream's past is its last n symbols, n counted by a saw-tooth: it grows to the model's context, then falls to a quarter
-of it and the quarter is read again. The rule depends on the number of symbols alone, so encoder and decoder agree.
+A stream's past is its last n symbols, n going by a saw-tooth: it grows to the model's context, then falls to a quarter
+of it, which is read again. The rule depends on the number of symbols alone, so encoder and decoder agree.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class SessionStreams:
     def keep(self, counts: Sequence[int]) -> None:
         self._session.commit([list(range(count)) for count in counts])
         for past, drafts, count in zip(self._past, self._drafts, counts, strict=True):
-            past += drafts[:count]
+            past.extend(drafts[:count])
             del past[: -self._predictor.keep]
 
     def _slide(self) -> None:
