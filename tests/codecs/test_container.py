@@ -292,7 +292,10 @@ def test_a_coder_that_fails_its_check_is_not_used(monkeypatch: pytest.MonkeyPatc
 def test_records_round_trip():
     head = ChunkHead(
         kind=Kind.NEURAL, number=3, offset=1 << 40, raw=1 << 20, payload=77, check=2**64 - 1, symbols=1 << 19, lanes=16,
-        adapt=False, pieces=(Piece(at=0, offset=5, entry=Entry.PROGRAM, name="é/\udcff"), Piece(at=9, offset=0, entry=Entry.FILE, name="")),
+        adapt=False, pieces=(
+            Piece(at=0, offset=5, entry=Entry.PROGRAM, name="é/\udcff"),
+            Piece(at=9, offset=0, entry=Entry.FILE, name=""),
+        ),
     )  # fmt: skip
     assert ChunkHead.unpack(head.pack()[6:-4]) == head
     for value in (0, 1, 127, 128, 2**60):

@@ -50,9 +50,12 @@ def command(
         elif span is not None:
             _range(source, file, span, model, threads)
         elif salvage:
-            _salvage(source, file, out, model, threads, force, as_json)
+            _salvage(source, file, out=out, model=model, threads=threads, force=force, as_json=as_json)
         else:
-            _restore(source, file, out, model, threads, max_bytes, test=test, stats=stats, force=force, as_json=as_json)
+            _restore(
+                source, file, out=out, model=model, threads=threads, max_bytes=max_bytes, test=test, stats=stats,
+                force=force, as_json=as_json,
+            )  # fmt: skip
 
 
 def _open(stack: ExitStack, file: str) -> BinaryIO:
@@ -76,7 +79,7 @@ def _kinds(header: "Header", model: str, threads: int) -> "Kinds":
 
 
 def _restore(
-    source: BinaryIO, file: str, out: str | None, model: str, threads: int, max_bytes: int, *, test: bool,
+    source: BinaryIO, file: str, *, out: str | None, model: str, threads: int, max_bytes: int, test: bool,
     stats: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from steno.codecs.files import Unpacker
@@ -163,7 +166,7 @@ def _range(source: BinaryIO, file: str, span: str, model: str, threads: int) -> 
 
 
 def _salvage(
-    source: BinaryIO, file: str, out: str | None, model: str, threads: int, force: bool, as_json: bool
+    source: BinaryIO, file: str, *, out: str | None, model: str, threads: int, force: bool, as_json: bool
 ) -> None:
     from steno.codecs.reader import read_header
     from steno.codecs.rescue import rescue

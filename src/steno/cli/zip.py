@@ -71,7 +71,14 @@ def command(
         click.echo(f"left out: {line}", err=True)
     seconds = time.perf_counter() - began
     if as_json:
-        click.echo(json.dumps(_record(target, model, model_bytes, totals, kinds, seconds, left), ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                _record(
+                    target, model=model, model_bytes=model_bytes, totals=totals, kinds=kinds, seconds=seconds, left=left
+                ),
+                ensure_ascii=False,
+            )
+        )
     else:
         click.echo(_closing(target, model, model_bytes, totals, seconds), err=target == "-")
         if stats:
@@ -113,7 +120,7 @@ def _stats(totals: "Totals", kinds: "Kinds", *, to_stderr: bool) -> None:
 
 
 def _record(
-    target: str, model: str, model_bytes: int, totals: "Totals", kinds: "Kinds", seconds: float, left: list[str]
+    target: str, *, model: str, model_bytes: int, totals: "Totals", kinds: "Kinds", seconds: float, left: list[str]
 ) -> dict[str, object]:
     return {
         "file": target,

@@ -89,7 +89,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A file, or a part of one, within a chunk: it begins `at` bytes into the chunk and `offset` bytes into the file."""
+    """A file or a part of one in a chunk: it begins `at` bytes into the chunk and `offset` bytes into the file."""
 
     at: int
     offset: int
