@@ -1,6 +1,5 @@
 """What `zip` and `unzip` share: the model, and progress on a terminal."""
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,30 +11,24 @@ from steno.core.errors import ModelError
 if TYPE_CHECKING:
     from steno.codecs.neural import Neural, Passes
 
-GOLDEN = "steno_golden.json"
-"""A file of a model's folder: the golden vector of its release."""
-
-
 def open_neural(source: str, threads: int) -> "tuple[Neural, int]":
-    """(a model ready to code, bytes of its weights). Runs the self-test where the model's folder has a golden vector.
+    """(a model ready to code, bytes of its weights). Refuses where the golden vector of the model's folder differs.
 
     Raises ModelError, CapsError, WrongModel.
     """
-    from steno.codecs.identity import check_golden
     from steno.codecs.neural import Neural
     from steno.models import ModelSpec
+    from steno.models.native import NativeModel, self_test
     from steno.models.predictor import predictor
     from steno.tune.job import open_subject
 
     subject = open_subject(ModelSpec(source=source, threads=threads))
     if subject.tokenizer is None or subject.folder is None:
         raise ModelError(f"{source} has no tokenizer, so it cannot read bytes. Name a model folder, a hub id, or nib.")
-    neural = Neural.of(predictor(subject.model, subject.tokenizer.bos), subject.tokenizer)
-    file = subject.folder / GOLDEN
-    if file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known.get("predictor") == neural.predictor.fingerprint:
-            check_golden(neural, known["golden"])
+    source_of_scores = predictor(subject.model, subject.tokenizer.bos)
+    if isinstance(subject.model, NativeModel):
+        self_test(subject.model)
+    neural = Neural.of(source_of_scores, subject.tokenizer)
     return neural, subject.model.weight_bytes()
 
 

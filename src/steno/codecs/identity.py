@@ -57,16 +57,6 @@ def check(written: Header, neural: Neural) -> None:
         )
 
 
-def check_golden(neural: Neural, expected: str) -> None:
-    """Raises WrongModel where the engine does not compute what it computed when the model was released."""
-    found = golden(neural)
-    if found != expected:
-        raise WrongModel(
-            f"the self-test of {neural.predictor.name!r} failed (golden vector {found[:16]}, expected "
-            f"{expected[:16]}): this build computes other numbers, so nothing was coded. Reinstall steno."
-        )
-
-
 def _spelling(neural: Neural) -> bytes:
     digest = hashlib.sha256()
     for i in range(neural.predictor.vocab):
