@@ -1,10 +1,11 @@
-"""`steno zip` beside general-purpose compressors: sizes, and the time to code and to decode. Writes docs/evidence/zip.json
-and the table in README.md.
+"""`steno zip` beside general-purpose compressors: sizes, and the time to code and to decode.
+
+Writes docs/evidence/zip.json and the table in README.md.
 
     STENO_DATA=/path/to/texts python tools/zip_table.py [--quick]
 
-Every size is that of a whole file, headers and all; the model that steno needs is not in it and is named beside it.
-Several files are one archive for steno and one stream, in the same order, for the others. Each steno file is decoded and
+Every size is that of a whole file, headers and all; the model that steno needs is not in it, and is named beside it.
+Several files are one archive for steno and one stream, in the same order, for the others. Each file is decoded and
 compared; the times are those of one run.
 """
 
@@ -41,8 +42,15 @@ PEERS: dict[str, Callable[[bytes], bytes]] = {
     "zstd -19": lambda data: zstandard.ZstdCompressor(level=19).compress(data),
     "bz2 -9": lambda data: bz2.compress(data, 9),
     "brotli 11": lambda data: brotli.compress(data, quality=11, lgwin=24),
-    "PPMd (order 8, 64 MB)": lambda data: _ppmd(data),
 }
+
+
+def _ppmd(data: bytes) -> bytes:
+    coder = pyppmd.Ppmd7Encoder(8, 64 << 20)
+    return coder.encode(data) + coder.flush()
+
+
+PEERS["PPMd (order 8, 64 MB)"] = _ppmd
 
 
 class Timed(Kinds):
@@ -62,7 +70,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="steno zip beside other compressors")
     parser.add_argument("--quick", action="store_true", help="small corpora only; writes nothing")
     parser.add_argument("--only", action="append", help="one corpus, by name; repeatable; writes evidence of these")
-    quick, only = (args := parser.parse_args()).quick, args.only
+    args = parser.parse_args()
+    quick, only = args.quick, args.only
     neural, model_bytes = open_neural("nib", 0)
     record = json.loads(EVIDENCE.read_text()) if only and EVIDENCE.exists() else {"corpora": {}}
     record |= {"model": "nib", "model_bytes": model_bytes, "machine": platform.machine(), "cores": os.cpu_count()}
@@ -89,18 +98,26 @@ def main() -> int:
             "plain_passes": kinds.passes.plain,
         }
         print(json.dumps({name: record["corpora"][name]}), flush=True)
-    if not quick:
-        EVIDENCE.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        text = README.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table(record)}{END}{rest.split(END)[1]}", encoding="utf-8")
+        if not quick:
+            save(record)
     return 0
+
+
+def save(record: dict) -> None:
+    """The evidence, and the README's table from it."""
+    EVIDENCE.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{table(record)}{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def table(record: dict) -> str:
     """The README's table."""
     peers = list(PEERS)
-    lines = [f"| bytes | original | steno zip (model: {record['model_bytes'] / 1e6:.1f} MB, not counted) | " + " | ".join(peers)]
+    lines = [
+        f"| bytes | original | steno zip (model: {record['model_bytes'] / 1e6:.1f} MB, not counted) | "
+        + " | ".join(peers)
+    ]
     lines[0] += " | against xz |"
     lines.append("|---" * (len(peers) + 4) + "|")
     for name, row in record["corpora"].items():
@@ -119,7 +136,9 @@ def corpora() -> dict[str, tuple[str, dict[str, bytes]]]:
     found: dict[str, tuple[str, dict[str, bytes]]] = {}
 
     def put(name: str, note: str, paths: list[Path], most: int | None = None) -> None:
-        files = {path.name if name != "Python" else str(path): path.read_bytes()[:most] for path in paths if path.is_file()}
+        files = {
+            path.name if name != "Python" else str(path): path.read_bytes()[:most] for path in paths if path.is_file()
+        }
         if files:
             found[name] = note, files
         else:
@@ -137,13 +156,8 @@ def corpora() -> dict[str, tuple[str, dict[str, bytes]]]:
     dickens = data / "silesia-a" / "dickens.zip"
     if dickens.is_file():
         with zipfile.ZipFile(dickens) as archive:
-            found["dickens"] = ", first 2 MB ²", {"dickens": archive.read(archive.namelist()[0])[:2_000_000]}
+            found["dickens"] = ", first MB ²", {"dickens": archive.read(archive.namelist()[0])[:1_000_000]}
     return found
-
-
-def _ppmd(data: bytes) -> bytes:
-    coder = pyppmd.Ppmd7Encoder(8, 64 << 20)
-    return coder.encode(data) + coder.flush()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from steno.core.errors import ModelError
 if TYPE_CHECKING:
     from steno.codecs.neural import Neural, Passes
 
+
 def open_neural(source: str, threads: int) -> "tuple[Neural, int]":
     """(a model ready to code, bytes of its weights). Refuses where the golden vector of the model's folder differs.
 
