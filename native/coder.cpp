@@ -240,13 +240,15 @@ class Mixer {
       uint32_t len = (uint32_t)i / 4;
       match_map[i] = (uint32_t)(65535 - 65536 / (len + 2)) << 16;
     }
-    size_t curves = std::min(nodes, (size_t)65536);
-    trim.resize(curves * GRID);
-    final_a.resize((size_t)65536 * GRID);
+    int curve_size = 10;
+    while (curve_size < 16 && ((int64_t)1 << curve_size) < symbols * depth) curve_size++;
+    curve_mask = (1u << curve_size) - 1;
+    trim.resize((size_t)(curve_mask + 1) * GRID);
+    final.resize((size_t)(curve_mask + 1) * GRID);
     uint16_t line[GRID];
     for (int g = 0; g < GRID; g++) line[g] = (uint16_t)t.squash((g - GRID / 2) * 256);
     for (size_t i = 0; i < trim.size(); i++) trim[i] = line[i % GRID];
-    for (size_t i = 0; i < final_a.size(); i++) final_a[i] = line[i % GRID];
+    for (size_t i = 0; i < final.size(); i++) final[i] = line[i % GRID];
     weights_a.resize((size_t)SETS_A * INPUTS);
     weights_b.resize((size_t)SETS_B * INPUTS);
     for (auto* w : {&weights_a, &weights_b})
@@ -280,7 +282,7 @@ class Mixer {
     node = (1u << level) | prefix;
     int raw = t.odds(yes, no);
     x[LM] = raw;
-    size_t curve = nodes <= 65536 ? node : scatter(node) & 65535;
+    size_t curve = node & curve_mask;
     x[TRIM] = t.stretch[refine(trim, curve, raw, trim_at) >> 4];
     x[UNI] = t.stretch[unigram[node] >> 20];
     int seen = 0;
@@ -306,9 +308,9 @@ class Mixer {
     pa = dot(wa);
     pb = dot(wb);
     mixed = std::clamp((pa + pb) >> 1, -ODDS, ODDS);
-    uint32_t c = scatter(now->context[0] + node * 0x9e3779b1u) & 65535;
+    uint32_t c = scatter(now->context[0] + node * 0x9e3779b1u) & curve_mask;
     int p = t.squash(mixed);
-    int q = refine(final_a, c, mixed, final_at);
+    int q = refine(final, c, mixed, final_at);
     p = (p * 3 + q) >> 2;
     return std::clamp(p, 1, 65535);
   }
@@ -317,7 +319,7 @@ class Mixer {
     adjust(wa, pa, bit);
     adjust(wb, pb, bit);
     nudge(trim, trim_at, bit, 6);
-    nudge(final_a, final_at, bit, 6);
+    nudge(final, final_at, bit, 6);
     learn(unigram[node], bit, 255);
     for (int i = 0; i < ORDERS; i++) {
       uint8_t& state = line[i][within];
@@ -411,12 +413,12 @@ class Mixer {
   int depth;
   std::vector<Lane> lane;
   int64_t per_lane, first = 0;
-  uint32_t mask, match_mask;
+  uint32_t mask, match_mask, curve_mask;
   size_t nodes;
   std::vector<uint8_t> tables_[ORDERS];
   std::vector<int64_t> matches;
   std::vector<uint32_t> unigram, maps[ORDERS], match_map;
-  std::vector<uint16_t> trim, final_a;
+  std::vector<uint16_t> trim, final;
   std::vector<int32_t> weights_a, weights_b;
 
   Lane* now = nullptr;

@@ -132,6 +132,12 @@ def test_salvage_restores_the_rest(folder: Path, tmp_path: Path):
 
 def test_refusals(folder: Path, tmp_path: Path):
     steno("zip", tmp_path / "nowhere").refused("there is no file or folder", "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    steno("zip", tmp_path / "fifo").refused("neither a file nor a folder")
+    (folder / "closed").mkdir(mode=0)
+    if os.geteuid() != 0:
+        steno("zip", folder).refused("closed cannot be read")
+    (folder / "closed").rmdir()
     steno("unzip", tmp_path / "nowhere.sz").refused("cannot be read")
     steno("unzip", folder / "a.py").refused("no .sz file", code=1)
     steno("zip", folder / "a.py", "--model", "table:32:0").refused("has no tokenizer")
@@ -207,3 +213,9 @@ def test_names_that_lead_outside_are_refused(name: str, tmp_path: Path):
         assert not list(tmp_path.rglob("evil"))
     else:
         assert (tmp_path / "d" / "x").read_bytes() == b"evil"
+
+
+def test_the_folder_one_stands_in_gets_its_own_name(folder: Path, tmp_path: Path):
+    assert steno("zip", ".", cwd=folder).code == 0
+    assert steno("unzip", folder / "in.sz", "--out", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "in" / "a.py").read_bytes() == SOURCE

@@ -39,7 +39,8 @@ def command(
     Every chunk is decoded and compared before it is written, and the result takes its name only when it is whole. The
     model is not in the file: unzip needs the same one. nib ships with steno.
     """
-    target = out or ("-" if path == "-" else f"{Path(path)}.sz")
+    # `.` and `..` have no name of their own.
+    target = out or ("-" if path == "-" else f"{Path(path) if Path(path).name else Path(path).resolve().name}.sz")
     if path == "-" and remove:
         raise UserError("--rm: stdin cannot be removed. Leave it out.")
     if target == "-" and sys.stdout.isatty():

@@ -22,10 +22,12 @@ def collect(root: Path) -> tuple[list[tuple[str, Entry, Path]], list[str]]:
         raise UserError(f"there is no file or folder {root}. Check the name.")
     if root.is_file():
         return [(root.name, _entry(root), root)], []
+    if not root.is_dir():
+        raise UserError(f"{root} is neither a file nor a folder. To compress a stream, use - and redirect it.")
     base = root.resolve()
     found: list[tuple[str, Entry, Path]] = [(base.name, Entry.FOLDER, root)]
     left: list[str] = []
-    for folder, folders, files in os.walk(base):
+    for folder, folders, files in os.walk(base, onerror=_unreadable):
         folders.sort()
         for name in sorted([*folders, *files]):
             path = Path(folder, name)
@@ -110,6 +112,10 @@ def inside(folder: Path, name: str) -> Path:
     if bad or (os.name == "nt" and any(c in name for c in "\\:")):
         raise Corrupt(f"the file holds an entry named {name!r}, which would lie outside of the folder; refused")
     return folder.joinpath(*pure.parts)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}. Nothing was written.")
 
 
 def _entry(path: Path) -> Entry:

@@ -16,7 +16,7 @@ from . import _coder
 from .base import Corrupt, Truncated, WrongModel
 from .container import ChunkHead, Kind
 from .frequencies import tables
-from .neural import Neural, Passes
+from .neural import SLACK, Neural, Passes
 
 LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}
 BLOCK = 1 << 16
@@ -126,7 +126,7 @@ def _unbytes(coded: Coded, length: int) -> bytes:
     parts: list[bytes] = []
     for at in range(0, length, BLOCK):
         parts.append(coder.decode_flat(min(BLOCK, length - at)).astype(np.uint8).tobytes())
-        if coder.overrun > 8:
+        if coder.overrun > SLACK:
             raise Corrupt("the payload ends before its symbols do")
     return b"".join(parts)
 

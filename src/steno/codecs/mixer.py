@@ -116,6 +116,7 @@ class Mixer:
         self.lanes = [_Lane() for _ in range(lanes)]
         self.mask = (1 << _size(10, 20, symbols * ((depth + 3) // 4) * 3 // 2)) - 1
         self.tables: list[dict[int, bytearray]] = [{} for _ in range(ORDERS)]
+        self.curve_mask = (1 << _size(10, 16, symbols * depth)) - 1
         self.match_mask = (1 << _size(10, 22, symbols * 2)) - 1
         self.matches: dict[int, int] = {}
         after, total, guess = _tables.histories()
@@ -149,8 +150,7 @@ class Mixer:
         self.within = 1 << local | prefix & ((1 << local) - 1)
         node = 1 << level | prefix
         raw = odds(yes, no)
-        curve = node if self.depth <= 16 else scatter(node) & 65535
-        self.trimmed = self.trim.setdefault(curve, Curve())
+        self.trimmed = self.trim.setdefault(node & self.curve_mask, Curve())
         self.counted = self.unigram.setdefault(node, Counter(32768, 255))
         x = [raw, _stretched()[self.trimmed.refine(raw) >> 4], self.counted.odds()]
         states = [line[self.within] for line in self.line]
@@ -169,7 +169,9 @@ class Mixer:
         self.chosen = [w.setdefault(k, list(FIRST_WEIGHTS)) for w, k in zip(self.weights, sets, strict=True)]
         self.parts = [self._dot(w) for w in self.chosen]
         mixed = max(-ODDS, min(ODDS, sum(self.parts) >> 1))
-        self.last = self.final.setdefault(scatter((self.lane.context[0] + node * 0x9E3779B1) & U32) & 65535, Curve())
+        self.last = self.final.setdefault(
+            scatter((self.lane.context[0] + node * 0x9E3779B1) & U32) & self.curve_mask, Curve()
+        )
         return max(1, min(65535, (squash(mixed) * 3 + self.last.refine(mixed)) >> 2))
 
     def update(self, bit: int) -> None:

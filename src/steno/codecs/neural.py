@@ -29,6 +29,9 @@ PER_LANE = 1024
 BLOCK = 32
 """Columns of one pass while encoding."""
 
+SLACK = 8
+"""Bytes a decoder may want past the end of a code: its last zero bytes are not stored."""
+
 DRAFT = 12
 """Most symbols drafted per lane and pass."""
 
@@ -119,7 +122,7 @@ class Neural:
             tokens, counts = _forest(pending, source, width, live, self.predictor.vocab)
             scores = streams.ahead(tokens)
             steps, found = coder.decode(scores, tokens, counts)
-            if payload and coder.overrun > 8:
+            if coder.overrun > SLACK:
                 raise Corrupt("the payload ends before its symbols do")
             out[:, at : at + steps] = found[:, :steps]
             taken = [min(steps, reach[lane] - at) if lane in live else 0 for lane in range(lanes)]
