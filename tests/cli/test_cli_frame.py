@@ -26,6 +26,9 @@ FLAGS = {
     "methods": {"name", "--json"},
     "plan check": {"file", "--set", "--backend", "--keep", "--json"},
     "plan show": {"file", "--set", "--json"},
+    "zip": {"path", "--out", "--model", "--chunk", "--threads", "--rm", "--stats", "--force", "--json"},
+    "unzip": {"file", "--out", "--list", "--test", "--range", "--salvage", "--model", "--threads", "--max-bytes"}
+    | {"--stats", "--force", "--json"},
     "train": {"recipe", "--out", "--minutes", "--resume", "--device", "--prepare", "--finish", "--score", "--json"},
 }
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError
 
@@ -21,14 +22,18 @@ def writing(path: Path) -> Generator[None]:
         raise OutputError(_reason(path, error)) from None
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and the folders above it. Raises OutputError, leaving what was there intact."""
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Makes the folders above it. Raises OutputError, leaving what was there intact.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp makes files private; give the result the mode an ordinary open() would have.
@@ -37,6 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it. Raises OutputError, leaving what was there intact."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
