@@ -153,6 +153,7 @@ KINDS = ("random", "tree", "end", "outside", "long", "twins", "muddle", "truth",
 
 class _Hostile:
     top = 0
+    laws = False
 
     def __init__(self, knob: Hostile, vocab: int) -> None:
         self.kind, self.model, self.vocab = knob.kind, type(knob).model, vocab
@@ -175,7 +176,7 @@ class _Hostile:
             out.append(int(self.model.row(out).argmax()))
         return out[len(ids) :]
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
         rng, vocab = self.rng, self.vocab
         some = [rng.randrange(vocab) for _ in range(6)]
         match self.kind:
