@@ -208,7 +208,7 @@ def test_keep_and_fit_by_hand():
 
 def test_kept_nodes_run_whatever_they_cost():
     """Width 2 costs three steps, so nothing pays: the two kept nodes stay, a chain's third and a tree's best do not."""
-    dear = CostTable({1: 1.0, 2: 3.0, 8: 30.0})
+    dear = CostTable({1: 1.0, 2: 3.0, 8: 100.0})
     chain = Draft((1, 2, 3), (-1, 0, 1), (0.9, 0.8, 0.7), None, "t", 2)
     assert Budget(dear, 9).choose([chain])[0].tokens == (1, 2)
     tree = Draft((1, 2, 3), (-1, -1, -1), (0.1, 0.1, 0.7), None, "t", 2)

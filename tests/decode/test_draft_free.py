@@ -87,14 +87,13 @@ def test_guesses_are_drawn_from_the_law_they_come_with():
 
 
 def test_guesses_come_from_the_laws_of_the_nodes_that_ran_with_the_noise_of_their_place():
-    """Three guesses ran and one was accepted: the places behind it are drawn anew, the one no node reached stays."""
+    """Three of four guesses ran and one was accepted: places 5 and 6 are drawn anew, from the nodes before them."""
     drafter = SpeculativeJacobi(window=4).open(2, 6)
     drafter.start(1, Request(number=5, prompt=(1, 2, 3), seed=9))
     draft = drafter.propose(1, [1, 2, 3], 4)
     assert draft.laws.sum(axis=1).tolist() == [1, 1, 1, 1]
     assert all(draft.laws[i, token] == 1 for i, token in enumerate(draft.tokens))
     laws = np.random.default_rng(0).dirichlet(np.ones(6), 4).astype(np.float32)
-    kept = drafter.guesses[1][3]
     seen = Seen(
         tokens=(3, *draft.tokens[:3]), parents=(-1, 0, 1, 2), path=(0, 1), new=(draft.tokens[0], 4), laws=laws
     )  # fmt: skip
@@ -105,7 +104,7 @@ def test_guesses_come_from_the_laws_of_the_nodes_that_ran_with_the_noise_of_thei
         assert (law == laws[2 + i]).all()
         noise = gumbel(Key(9, 5, 5 + i, "token"), 6)
         assert token == int((np.log(law.astype(np.float64)) + noise).argmax())
-    assert len(got) == 2 and kept not in got[:2]
+    assert len(got) == 2
     assert drafter.length[1] == 5
 
 

@@ -5,6 +5,7 @@ import pytest
 from rig import Strict, plain, requests, run, softmax
 
 from steno.core import Plan
+from steno.decode import Request
 from steno.decode.accept.gumbel import Gumbel
 from steno.decode.draft.suffix import Suffix
 from steno.decode.shape.momentum import RESISTANCE, Momentum, repetition
@@ -81,7 +82,7 @@ def test_lengths_against_brute_force():
 def test_no_six_tokens_come_twice():
     """Greedy decoding of this model runs in a circle; with momentum no window of six tokens does."""
     model = Strict(vocab=12, order=1, seed=3)
-    asked = requests(3, vocab=12, seed=1, ignore_eos=True)
+    asked = [Request(number=n, prompt=(n,), max_tokens=50) for n in range(3)]
     windows = [[c.tokens[i : i + 6] for i in range(len(c.tokens) - 5)] for c in run(model, asked, Momentum())]
     assert sum(map(len, windows)) > 40 and all(len(set(w)) == len(w) for w in windows)
     assert any(len(set(w)) < len(w) for w in ([c.tokens[i : i + 6] for i in range(20)] for c in run(model, asked)))

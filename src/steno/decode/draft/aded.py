@@ -109,7 +109,8 @@ class Search:
         pair = self.last[0], self.last[1]
         while len(path) <= self.knob.depth and (law := self.table.get(pair)):
             known = self.children.setdefault(node, {})
-            token = max(law, key=lambda t: self._bound(node, known.get(t), law[t]))
+            bounds = {t: self._bound(node, known.get(t), share) for t, share in law.items()}
+            token = max(bounds, key=bounds.__getitem__)
             prob *= law[token]
             new = token not in known
             node = known[token] = self.trie.add(node, token, prob)
