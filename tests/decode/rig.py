@@ -58,6 +58,9 @@ class StrictSession(TableSession):
         exact = Keeps.NEAR if asked.inexact else Keeps.BITS
         return replace(super().caps, tree=asked.tree, crop=asked.crop, max_width=asked.width, tree_exact=exact)
 
+    def fork(self, rows):
+        return StrictSession(self.model, [list(self._rows[row]) for row in rows], self.capacity)
+
     def room(self):
         whole = super().room()
         block = self.model.block

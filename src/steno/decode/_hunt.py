@@ -36,6 +36,7 @@ class Field:
             lacking = [past[done:] for past, done in zip(pasts, session.lengths, strict=True)]
             widest = session.caps.max_width
             chains = [few[: min(widest, room)] for few, room in zip(lacking, session.room(), strict=True)]
+            assert any(chains), "every row lacks a token of its text, and has room for it"
             step = session.forward(_chains(chains))
             self.forwards += 1
             for row, (chain, few) in enumerate(zip(chains, lacking, strict=True)):
@@ -80,7 +81,7 @@ def hunt(
     for cap in knob.card.caps:
         if not getattr(session.caps, cap):
             raise CapsError(
-                f"{knob.name} needs sessions with '{cap}', which {model.name} lacks. Try another --backend."
+                f"{knob.name} needs sessions with '{cap}', which {model.name} lacks. Choose another --backend."
             )
     if len(row.ids) > 1:
         session.prefill([row.ids[:-1]])

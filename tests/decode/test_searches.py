@@ -10,6 +10,7 @@ from rig import Strict, softmax
 from steno.core import Plan, make_knob
 from steno.core.errors import CapsError, PlanError
 from steno.decode import Request, generate
+from steno.decode._hunt import Field
 from steno.decode.search import lattice
 from steno.decode.search.diverse_beam import DiverseBeam
 from steno.decode.search.lattice import Graph, Lattice
@@ -269,3 +270,19 @@ def test_merging_finds_more_texts_with_no_more_forwards():
     assert shared.stats.passes <= apart.stats.passes
     assert len(shared.found) > 2 * len(apart.found)
     assert len(search(model, Lattice(ngram=3, beams=4, texts=5), 12).found) == 5
+
+
+def test_ragged_rows_catch_up_in_chains_as_wide_as_the_session_takes():
+    """Rows lack 7, 1 and 3 tokens at a width of 4: two forwards, and each law is that of its own text."""
+    model = Strict(vocab=9, seed=2, width=4)
+    session = model.open(1, 20)
+    session.prefill([[5]])
+    field = Field(session, Request(number=0, prompt=(5, 6)), 10, frozenset(), ())
+    rows = field.open().fork([0, 0, 0])
+    texts = [[1, 2, 3, 4, 5, 6], [], [7, 8]]
+    laws = field.advance(rows, texts)
+    assert field.forwards == 2 and rows.lengths == (8, 2, 4) and session.lengths == (1,)
+    for law, text in zip(laws, texts, strict=True):
+        np.testing.assert_allclose(np.exp(law), softmax(model.row([5, 6, *text])), atol=1e-6)
+    with pytest.raises(AssertionError, match="every row lacks a token"):
+        field.advance(rows, texts)
