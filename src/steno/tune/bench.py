@@ -167,13 +167,14 @@ def _search(run: Bench) -> Result:
             "search": name,
             "log-probability per token": f"{fmean(best):.4f}",
             "texts": f"{fmean(max(len(c.found), 1) for c in done):.1f}",
-            "distinct bigrams": f"{100 * fmean(varied):.0f} %",
+            "distinct bigrams": f"{fmean(varied):.0f}",
             "passes per token": f"{passes:.2f}",
         }
         table.append(row)
         told.append(
             f"{name}: {row['log-probability per token']} nats per token of the best text, "
-            f"{row['distinct bigrams']} of all bigrams distinct"
+            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, "
+            f"{row['passes per token']} passes per token of one text"
         )
     return "measured", "different texts, ranked by the search's own score", "; ".join(told), table
 
@@ -196,10 +197,9 @@ def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
     return total
 
 
-def _distinct(texts: Sequence[Sequence[int]]) -> float:
-    """Share of the bigrams of all texts that differ from one another."""
-    pairs = [pair for text in texts for pair in pairwise(text)]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
+def _distinct(texts: Sequence[Sequence[int]]) -> int:
+    """Different bigrams in all texts together."""
+    return len({pair for text in texts for pair in pairwise(text)})
 
 
 def _cache(run: Bench) -> Result:

@@ -37,7 +37,7 @@ class Lattice(SearchKnob):
     """As many expansions as `beams` beams would take; `ngram` of 0 merges nothing. The best `texts` come out."""
 
     card: ClassVar[Card] = CARD
-    points = ({"ngram": 0}, {})
+    points = ({"ngram": 0, "texts": 1024}, {"texts": 1024})
 
     beams: Annotated[int, Span(1, 256, "beams")] = 8
     k: Annotated[int, Span(1, 64, "tokens")] = 5
