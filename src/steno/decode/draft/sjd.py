@@ -18,7 +18,7 @@ import numpy as np
 
 from steno.core import ROOT, Card, Key, Span
 
-from .._noise import gumbel
+from .._noise import draw
 from ..base import Draft, Drafter, DrafterKnob, Floats, Request, Seen
 from ._guesses import filler, moved, ran
 
@@ -86,7 +86,7 @@ class _SpeculativeJacobi:
         for depth in range(gained, len(nodes)):
             law = seen.laws[nodes[depth]]
             key = Key(request.seed, request.number, self.length[row] + depth, "token")
-            fresh.append((draw(law, key), law))
+            fresh.append((drawn(law, key), law))
         self.guesses[row] = moved(old, fresh, len(nodes), gained)[: self.window]
         self.length[row] += gained
 
@@ -99,7 +99,7 @@ class _SpeculativeJacobi:
         return token, law
 
 
-def draw(law: Floats, key: Key) -> int:
+def drawn(law: Floats, key: Key) -> int:
     """The token the keyed Gumbel noise draws from `law`; never one of mass 0."""
     with np.errstate(divide="ignore"):
-        return int((np.log(law.astype(np.float64)) + gumbel(key, len(law))).argmax())
+        return draw(key, np.log(law))
