@@ -25,7 +25,7 @@ LAYERS = [
 ]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 METHOD_LINES = 200
-METHOD_ROOMS = ("weights", "cache", "decode/draft", "decode/accept", "decode/shape")
+METHOD_ROOMS = ("weights", "cache", "decode/draft", "decode/accept", "decode/shape", "decode/search")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

@@ -58,6 +58,9 @@ class StrictSession(TableSession):
         exact = Keeps.NEAR if asked.inexact else Keeps.BITS
         return replace(super().caps, tree=asked.tree, crop=asked.crop, max_width=asked.width, tree_exact=exact)
 
+    def fork(self, rows):
+        return StrictSession(self.model, [list(self._rows[row]) for row in rows], self.capacity)
+
     def room(self):
         whole = super().room()
         block = self.model.block
@@ -153,6 +156,7 @@ KINDS = ("random", "tree", "end", "outside", "long", "twins", "muddle", "truth",
 
 class _Hostile:
     top = 0
+    laws = False
 
     def __init__(self, knob: Hostile, vocab: int) -> None:
         self.kind, self.model, self.vocab = knob.kind, type(knob).model, vocab
@@ -175,7 +179,7 @@ class _Hostile:
             out.append(int(self.model.row(out).argmax()))
         return out[len(ids) :]
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
         rng, vocab = self.rng, self.vocab
         some = [rng.randrange(vocab) for _ in range(6)]
         match self.kind:

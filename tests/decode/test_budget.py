@@ -180,9 +180,9 @@ def test_drafting_rests_where_it_does_not_pay_and_comes_back(monkeypatch):
     asked = []
 
     class Watched(type(Recycle().open(1, 1))):
-        def propose(self, row, ids, budget):
+        def propose(self, row, ids, budget, ahead=()):
             asked.append(len(ids))
-            return super().propose(row, ids, budget)
+            return super().propose(row, ids, budget, ahead)
 
     monkeypatch.setattr(Recycle, "open", lambda self, rows, vocab: Watched(vocab))
     model = Strict(vocab=20, order=1, seed=4)
@@ -204,3 +204,15 @@ def test_keep_and_fit_by_hand():
     assert fit(draft, vocab=7, width=9, depth=9, tree=True).tokens == (5, 6)
     assert fit(Draft.chain([1, 2, 9, 1]), vocab=9, width=9, depth=9, tree=True).tokens == (1, 2)
     assert fit(Draft.chain([1, 2, 3]), vocab=9, width=9, depth=0, tree=True).tokens == ()
+
+
+def test_kept_nodes_run_whatever_they_cost():
+    """Width 2 costs three steps, so nothing pays: the two kept nodes stay, a chain's third and a tree's best do not."""
+    dear = CostTable({1: 1.0, 2: 3.0, 8: 100.0})
+    chain = Draft((1, 2, 3), (-1, 0, 1), (0.9, 0.8, 0.7), None, "t", 2)
+    assert Budget(dear, 9).choose([chain])[0].tokens == (1, 2)
+    tree = Draft((1, 2, 3), (-1, -1, -1), (0.1, 0.1, 0.7), None, "t", 2)
+    assert Budget(dear, 9).choose([tree])[0].tokens == (1, 2)
+    assert Budget(dear, 9).choose([keep(chain, range(3)), Draft((5,), (-1,), (0.9,))])[0].tokens == (1, 2)
+    assert Budget(CostTable({1: 1.0, 2: 1.01, 8: 1.1}), 9).choose([tree])[0].tokens == (1, 2, 3)
+    assert (keep(tree, [1, 2]).kept, keep(tree, [2]).kept, keep(chain, range(1)).kept) == (1, 0, 1)

@@ -10,13 +10,14 @@ import pytest
 from rig import FREE, Strict, plain, requests, run
 
 from steno.core import Card, Keeps, Plan, index
-from steno.core.errors import KnobError
-from steno.decode.base import AcceptorKnob, DrafterKnob, ShaperKnob
+from steno.core.errors import KnobError, PlanError
+from steno.decode.base import AcceptorKnob, DrafterKnob, SearchKnob, ShaperKnob
 
 INDEX = index.scan()
 DECODE = [name for name in INDEX if name.startswith("decode.")]
 DRAFTERS = [name for name in DECODE if name.startswith("decode.draft.")]
 ACCEPTORS = [name for name in DECODE if name.startswith("decode.accept.")]
+SEARCHES = [name for name in DECODE if name.startswith("decode.search.")]
 SHAPERS = [name for name in DECODE if name.startswith("decode.shape.")]
 
 
@@ -67,7 +68,8 @@ def test_a_method_imports_no_torch(name):
 
 @pytest.mark.parametrize("name", DECODE)
 def test_rooms_have_their_knob(name):
-    base = {"draft": DrafterKnob, "accept": AcceptorKnob, "shape": ShaperKnob}[name.split(".")[1]]
+    rooms = {"draft": DrafterKnob, "accept": AcceptorKnob, "shape": ShaperKnob, "search": SearchKnob}
+    base = rooms[name.split(".")[1]]
     knob = build(name)
     assert isinstance(knob, base)
     assert knob.card.task == (base is ShaperKnob)
@@ -120,6 +122,36 @@ def test_an_acceptor_gives_the_same_tokens_again(name):
     knobs = build(name), build("decode.draft.suffix"), build("decode.shape.temperature")
     one, two = (run(model, asked, *knobs, batch=2, costs=FREE) for _ in range(2))
     assert [c.tokens for c in one] == [c.tokens for c in two]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_finds_whole_texts_again_and_is_refused_where_something_is_to_be_kept(name):
+    knob = build(name)
+    plan = Plan((knob, index.make_knob("decode.shape.temperature", {"temperature": 0.8})))
+    for level in (Keeps.LAW, Keeps.TOKENS, Keeps.BITS):
+        with pytest.raises(PlanError, match=f"{name} keeps near, and {level.value} is asked for"):
+            plan.check(keep=level)
+    for other in ("decode.draft.lookup", "decode.accept.greedy"):
+        with pytest.raises(PlanError, match="cannot stand beside"):
+            plan.with_knobs(build(other)).check()
+    model = Strict(vocab=20, order=2, seed=6, end=4)
+    for asked in (requests(5, vocab=20, seed=3, most=9), requests(2, vocab=20, seed=3, most=9, ignore_eos=True)):
+        done = run(model, asked, *plan.knobs, batch=3)
+        for completion in done:
+            most = completion.request.max_tokens
+            assert completion.finish == (
+                "eos" if completion.tokens[-1:] == (4,) and not asked[0].ignore_eos else "length"
+            )
+            texts = [h.tokens for h in completion.found]
+            assert completion.tokens == (texts[0] if most else ()) and len(set(texts)) == len(texts)
+            assert [h.score for h in completion.found] == sorted((h.score for h in completion.found), reverse=True)
+            for text in texts:
+                ended = text[-1] == 4 and not completion.request.ignore_eos
+                assert 1 <= len(text) <= most and (len(text) == most or ended)
+                assert completion.request.ignore_eos or 4 not in text[:-1]
+            assert not most or completion.stats.passes > 0
+        again = run(model, asked[::-1], *plan.knobs, batch=1)[::-1]
+        assert [c.found for c in again] == [c.found for c in done]
 
 
 @pytest.mark.parametrize("name", SHAPERS)

@@ -167,7 +167,7 @@ def end_not_cut(patch):
 
     def cut(self, new):
         left = self.end - len(self.ids)
-        if new[-1] in self._eos:
+        if new[-1] in self.ends:
             self.finish = "eos"
         elif len(new) >= left:
             self.finish = self._reason

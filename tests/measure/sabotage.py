@@ -103,7 +103,7 @@ def end_token_only_stops_the_loop(monkeypatch):
 
     def keep(self, new):
         left = self.end - len(self.ids)
-        if any(token in self._eos for token in new):
+        if any(token in self.ends for token in new):
             self.finish = "eos"
         elif len(new) >= left:
             self.finish = self._reason

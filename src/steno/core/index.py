@@ -61,9 +61,7 @@ def knob_class(name: str) -> type[Knob]:
 
 def make_knob(name: str, settings: dict[str, Value]) -> Knob:
     """A knob from its name and plain settings."""
-    from .knob import Rebuild
-
-    return knob_class(name).build(settings, Rebuild)
+    return knob_class(name).build(settings)
 
 
 def scan(package: Path = PACKAGE) -> dict[str, Entry]:

@@ -79,31 +79,52 @@ class Knob:
         """Field values as plain data; a nested knob becomes a dict with its `name`."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
+    def parts(self) -> tuple["Knob", ...]:
+        """The knobs in this knob's fields, and in theirs: what they promise and need counts for the whole."""
+        held = [getattr(self, field.name) for field in fields(self)]
+        nested = [knob for value in held for knob in _knobs(value)]
+        return tuple(part for knob in nested for part in (knob, *knob.parts()))
+
     @classmethod
-    def build(cls, settings: dict[str, Value], rebuild: "type[Rebuild] | None" = None) -> "Knob":
-        """The knob from plain data. Raises KnobError for an unknown key, naming the three nearest."""
+    def build(cls, settings: dict[str, Value]) -> "Knob":
+        """The knob from plain data; a dict with a `name` becomes a knob of its own.
+
+        Raises KnobError for an unknown key, naming the three nearest.
+        """
         known = {f.name for f in fields(cls)}
         for key in settings:
             if key not in known:
                 raise KnobError(f"{knob_name(cls)} has no field '{key}'. {nearest(key, known)}")
-        values = {k: (rebuild.knob(v) if rebuild and isinstance(v, dict) else v) for k, v in settings.items()}
+        values = {key: _rebuilt(value, knob_name(cls), key) for key, value in settings.items()}
         return cls(**values)  # type: ignore[arg-type]
-
-
-class Rebuild:
-    """How a nested knob in plain data becomes a knob again; filled in by `core.index`."""
-
-    @staticmethod
-    def knob(settings: dict[str, Value]) -> Knob:
-        from .index import make_knob
-
-        data = dict(settings)
-        return make_knob(str(data.pop("name", "")), data)
 
 
 def knob_name(cls: type[Knob]) -> str:
     """`steno.decode.draft.suffix` -> `decode.draft.suffix`; modules elsewhere keep their full path."""
     return cls.__module__.removeprefix("steno.")
+
+
+def _knobs(value: object) -> tuple[Knob, ...]:
+    items = cast(tuple[object, ...], value) if isinstance(value, tuple) else (value,)
+    return tuple(item for item in items if isinstance(item, Knob))
+
+
+def _rebuilt(value: Value, owner: str, field: str) -> object:
+    """Plain data with its dicts made knobs again, which `core.index` finds by name."""
+    if isinstance(value, list | tuple):
+        return tuple([_rebuilt(item, owner, field) for item in cast(tuple[Value, ...], value)])
+    if not isinstance(value, dict):
+        return value
+    from .index import make_knob
+
+    data = dict(value)
+    name = data.pop("name", None)
+    if not isinstance(name, str):
+        raise KnobError(
+            f"{owner}: {field} takes a knob with its name, got {value!r}. "
+            f'Write for example: {{ name = "decode.draft.suffix" }}'
+        )
+    return make_knob(name, data)
 
 
 def _plain(value: object) -> Value:

@@ -32,8 +32,12 @@ class Plan:
 
     @property
     def keeps(self) -> Keeps:
-        """The weakest promise among the knobs, task knobs aside (the baseline carries them too)."""
-        return weakest(Keeps(k.card.keeps) for k in self.knobs if not k.card.task)
+        """The weakest promise among the knobs and those in them, task knobs aside (the baseline has them too)."""
+        return weakest(Keeps(k.card.keeps) for k in self.whole() if not k.card.task)
+
+    def whole(self) -> tuple[Knob, ...]:
+        """The knobs, each followed by those in its fields."""
+        return tuple(part for knob in self.knobs for part in (knob, *knob.parts()))
 
     def task(self) -> "Plan":
         """The baseline of this plan: only the knobs that say what is asked for."""
@@ -81,8 +85,9 @@ class Plan:
                     out.append(f"{knob.name} cannot stand beside {other}. Remove one of the two.")
             if card.needs and not any(_below(other, prefix) for prefix in card.needs for other in others):
                 out.append(f"{knob.name} needs one of {', '.join(card.needs)}. Add one.")
-            if backend and backend not in card.backends:
-                runs = ", ".join(card.backends) or "none"
+        for knob in self.whole():
+            if backend and backend not in knob.card.backends:
+                runs = ", ".join(knob.card.backends) or "none"
                 out.append(f"{knob.name} does not run on the {backend} backend (it runs on: {runs}).")
         return out
 
@@ -90,7 +95,7 @@ class Plan:
         """Raise PlanError with every clash, or where the plan keeps less than `keep`."""
         problems = self.clashes(backend)
         if keep is not None and not self.keeps.covers(keep):
-            weak = [k for k in self.knobs if not k.card.task and not Keeps(k.card.keeps).covers(keep)]
+            weak = [k for k in self.whole() if not k.card.task and not Keeps(k.card.keeps).covers(keep)]
             problems += [f"{k.name} keeps {Keeps(k.card.keeps).value}, and {keep.value} is asked for." for k in weak]
         if problems:
             raise PlanError("the plan does not hold together:\n  " + "\n  ".join(problems))

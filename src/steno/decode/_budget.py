@@ -172,13 +172,14 @@ class Budget:
         expected = float(len(drafts))
         size, tokens, seconds = 0, expected, self.costs[1] + self.overhead
         rate = tokens / seconds
+        floor = max(draft.kept for draft in drafts)
         for n, gain in enumerate(gains, 1):
             expected += gain
             cost = self.costs[n + 1] + self.overhead
             if again:
                 # The accepted path runs once more: about as many nodes as tokens are expected of a row.
                 cost += self.costs[min(n + 1, round(expected / len(drafts)))]
-            if expected / cost > rate:
+            if n <= floor or expected / cost > rate:
                 size, tokens, seconds, rate = n, expected, cost, expected / cost
         return tokens, seconds, [_first(draft, order[:size]) for draft, (order, _) in zip(drafts, ranked, strict=True)]
 
@@ -224,7 +225,7 @@ class Budget:
             reach.append(hazard if parent < 0 else hazard * reach[parent])
         if not draft.branches:
             return range(len(reach)), reach
-        order = sorted(range(len(reach)), key=lambda i: -reach[i])
+        order = sorted(range(len(reach)), key=lambda i: (i >= draft.kept, i if i < draft.kept else -reach[i]))
         return order, [reach[i] for i in order]
 
 

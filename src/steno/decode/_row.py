@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from steno.core.errors import PromptError
 
 from ._text import Decoder, Tail
-from .base import Completion, Piece, Request, Stats
+from .base import Completion, Hypothesis, Piece, Request, Stats
 
 MOST_REST = 4
 """Most steps without a draft after drafts that did not pay: cheap where they never do, soon back where they do."""
@@ -14,7 +14,8 @@ MOST_REST = 4
 class Row:
     """Ids and ends of one request.
 
-    ids  prompt and output; the last one is the pending token, whose KV is not made yet
+    ids   prompt and output; the last one is the pending token, whose KV is not made yet
+    ends  tokens that end the text
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Row:
         self.stats = Stats()
         self.pieces: list[Piece] = []
         self.finish = ""
-        self._eos = frozenset[int]() if request.ignore_eos else eos
+        self.ends = frozenset[int]() if request.ignore_eos else eos
         # The last token of a full row needs no KV: a row of `capacity` tokens yields one more.
         asked = len(self.ids) + request.max_tokens
         self.end = min(asked, capacity + 1)
@@ -81,8 +82,8 @@ class Row:
         stats.accepted += accepted
         stats.histogram[accepted] = stats.histogram.get(accepted, 0) + 1
 
-    def complete(self) -> Completion:
-        """The finished request."""
+    def complete(self, found: tuple[Hypothesis, ...] = ()) -> Completion:
+        """The finished request, with all texts of a search."""
         tokens = tuple(self.ids[len(self.request.prompt) :])
         self.stats.tokens = len(tokens)
         return Completion(
@@ -92,12 +93,13 @@ class Row:
             finish=self.finish,
             pieces=tuple(self.pieces),
             stats=self.stats,
+            found=found,
         )
 
     def _cut(self, new: Sequence[int]) -> int:
         """How many of `new` the text keeps. Token by token, so that the cut does not depend on how they came."""
         left = self.end - len(self.ids)
-        eos, tail = self._eos, self._tail
+        eos, tail = self.ends, self._tail
         for count, token in enumerate(new, 1):
             if token in eos:
                 self.finish = "eos"

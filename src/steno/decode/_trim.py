@@ -41,7 +41,8 @@ def keep(draft: Draft, chosen: "range | list[int]") -> Draft:
     if isinstance(chosen, range):
         size = len(chosen)
         laws = None if draft.laws is None else draft.laws[:size]
-        return Draft(draft.tokens[:size], draft.parents[:size], draft.scores[:size], laws, draft.source)
+        kept = min(draft.kept, size)
+        return Draft(draft.tokens[:size], draft.parents[:size], draft.scores[:size], laws, draft.source, kept)
     place = {old: new for new, old in enumerate(chosen)}
     place[ROOT] = ROOT
     return Draft(
@@ -50,6 +51,7 @@ def keep(draft: Draft, chosen: "range | list[int]") -> Draft:
         tuple([draft.scores[i] for i in chosen]) if len(draft.scores) == len(draft.tokens) else (),
         None if draft.laws is None else draft.laws[chosen],
         draft.source,
+        sum(i < draft.kept for i in chosen),
     )
 
 

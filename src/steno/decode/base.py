@@ -1,8 +1,9 @@
 """The decode room's protocols: what a drafter proposes, what an acceptor decides, what a shaper does to logits.
 
-The loop (`loop.py`) is the only caller of `Session` here. Per step and row: the pending token is node 0, the draft
-hangs off it, one forward scores all nodes, the acceptor walks down from node 0, the path is committed, and the token
-it ends on becomes pending. A drafter decides speed only; an acceptor decides what comes out.
+The loop (`loop.py`) is the only caller of `Session` for these; a search runs over forks of its own. Per step and row:
+the pending token is node 0, the draft hangs off it, one forward scores all nodes, the acceptor walks down from node 0,
+the path is committed, and the token it ends on becomes pending. A drafter decides speed only; an acceptor decides what
+comes out.
 """
 
 from abc import abstractmethod
@@ -13,10 +14,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from steno.core import ROOT, Key, Knob, Step
+from steno.core import ROOT, Key, Knob, Session, Step
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,10 @@ class Draft:
     parents  per token the index of its parent in `tokens`, ROOT for a child of the pending token; parents come first
     scores   the drafter's estimate that the path down to the token is accepted; cuts a draft to a budget
     laws     [n, V] distributions the tokens were *sampled* from; None: they were chosen, not sampled. A row is the law
-             of its token given its earlier siblings: without replacement, those are zeroed and the rest renormalised
+             of its token given its earlier siblings: without replacement, those are zeroed and the rest renormalised.
+             Leaving `laws` out is always lawful: a token that was chosen is judged whatever it was chosen by
     source   which drafter, for the statistics
+    kept     the first `kept` nodes run whatever they are worth: what the model says there feeds later drafts
     """
 
     tokens: tuple[int, ...] = ()
@@ -54,6 +58,7 @@ class Draft:
     scores: tuple[float, ...] = ()
     laws: Floats | None = None
     source: str = ""
+    kept: int = 0
 
     @staticmethod
     def chain(tokens: Sequence[int], scores: Sequence[float] = (), source: str = "") -> "Draft":
@@ -72,12 +77,18 @@ class Drafter(Protocol):
     top: int
     """How many best ids per node it wants to see in `observe`; 0: none."""
 
+    laws: bool
+    """Whether it wants the law of the next token at every node, as shaped and with the keys it is drawn by."""
+
     def start(self, row: int, request: Request) -> None:
         """A request takes the row."""
         ...
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
-        """At most `budget` tokens below the pending token ids[-1]; `ids` is prompt and output."""
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
+        """At most `budget` tokens below the last token of `ids` and `ahead`.
+
+        `ids` is prompt and output, its last token pending; `ahead` is supposed to follow, and leaves no trace.
+        """
         ...
 
     def observe(self, row: int, seen: "Seen") -> None:
@@ -98,6 +109,8 @@ class Seen:
     path     indices of the accepted nodes, node 0 first
     new      ids the row gained: the accepted drafts and the next pending token
     top      [n, top] best ids per node, where the drafter asked for them
+    logits   [n, top] the model's own logits of those
+    laws     [n, V] the law of the token after each node, where the drafter asked for it
     """
 
     tokens: Sequence[int]
@@ -105,6 +118,8 @@ class Seen:
     path: Sequence[int]
     new: Sequence[int]
     top: Ints | None = None
+    logits: Floats | None = None
+    laws: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +165,56 @@ class View(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A text a search found.
+
+    tokens  what follows the prompt: it ends with an end token, or has as many tokens as may come
+    score   the larger the better; compares texts of one search only
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+class Ground(Protocol):
+    """What a search has for one request."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def limit(self) -> int:
+        """Tokens that may come, at least 1."""
+        ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text; empty where the request ignores them."""
+        ...
+
+    def open(self) -> Session:
+        """A session of one row that holds the prompt less its last token, which is pending."""
+        ...
+
+    def advance(self, session: Session, texts: Sequence[Sequence[int]]) -> list[Doubles]:
+        """Bring every row to the prompt and `texts[b]`: the shaped log-probabilities [V] of what follows, row by row.
+
+        A row holds a beginning of that, at least a token short of it, and what it lacks is committed: one forward for
+        all rows, more only where a row lacks more than fits.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchKnob(Knob):
+    """Settings of a search. It calls the model through sessions alone: `fork` shares the prompt among its texts."""
+
+    @abstractmethod
+    def search(self, ground: Ground) -> list[Hypothesis]:
+        """Different texts for the request, best first, at least one."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Stats:
     """Counters of one request. Times are wall-clock seconds; in a batch a step's time is shared among its rows."""
@@ -189,6 +254,7 @@ class Completion:
     tokens  ids that came, the end token, and those that completed a stop string, included
     text    without the end token, and cut before the stop string
     finish  "eos", "stop", "length" or "context"
+    found   all texts of a search, best first; empty where the plan does not search
     """
 
     request: Request
@@ -197,9 +263,10 @@ class Completion:
     finish: str
     pieces: tuple[Piece, ...]
     stats: Stats
+    found: tuple[Hypothesis, ...] = ()
 
 
 __all__ = [
-    "AcceptorKnob", "Completion", "Draft", "Drafter", "DrafterKnob", "Piece", "Request", "Seen", "ShaperKnob", "Stats",
-    "Step", "View",
+    "AcceptorKnob", "Completion", "Draft", "Drafter", "DrafterKnob", "Ground", "Hypothesis", "Piece", "Request",
+    "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip

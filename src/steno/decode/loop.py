@@ -23,11 +23,26 @@ from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Plan, Session, Step
 from steno.core.errors import PlanError
 
 from ._budget import Budget, CostTable
+from ._hunt import hunt
+from ._law import softmax
 from ._row import Row, check
 from ._text import Decoder
 from ._trim import EMPTY, fit
 from ._view import NodeView
-from .base import AcceptorKnob, Completion, Draft, Drafter, DrafterKnob, Ints, Piece, Request, Seen, ShaperKnob
+from .base import (
+    AcceptorKnob,
+    Completion,
+    Draft,
+    Drafter,
+    DrafterKnob,
+    Floats,
+    Ints,
+    Piece,
+    Request,
+    SearchKnob,
+    Seen,
+    ShaperKnob,
+)
 
 
 def generate(
@@ -115,10 +130,12 @@ class Loop:
         self.forwards = 0
         self._text = text
         self._cache = cast("CacheSpec | None", plan.one("cache"))
+        self._search = cast(SearchKnob | None, plan.one("decode.search"))
         drafter = cast(DrafterKnob | None, plan.one("decode.draft"))
         self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
         self._acceptor = acceptor(plan)
-        self._view = NodeView(cast(tuple[ShaperKnob, ...], plan.find("decode.shape")))
+        self._shapers = cast(tuple[ShaperKnob, ...], plan.find("decode.shape"))
+        self._view = NodeView(self._shapers)
         self._costs = costs
         self._budget: Budget | None = None
         self._session: Session | None = None
@@ -145,7 +162,9 @@ class Loop:
             yield from self.step()
 
     def step(self) -> list[Piece]:
-        """One step of every running row, after rows that are free have taken requests."""
+        """One step of every running row, after rows that are free have taken requests; a whole request of a search."""
+        if self._search is not None:
+            return self._hunt(self._search)
         self._admit()
         turns = [Turn(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         if not turns:
@@ -177,6 +196,16 @@ class Loop:
             if turn.row.finish:
                 self.completed[turn.row.ticket] = turn.row.complete()
         return pieces
+
+    def _hunt(self, knob: SearchKnob) -> list[Piece]:
+        """Search for the next request from start to end."""
+        row = self._next()
+        if row is None:
+            return []
+        piece, found = hunt(knob, row, self.model, capacity=self.capacity, cache=self._cache, shapers=self._shapers)
+        self.forwards += row.stats.passes
+        self.completed[row.ticket] = row.complete(found)
+        return [piece]
 
     def _admit(self) -> None:
         """Free rows take the next requests; one prefill serves all that start together."""
@@ -318,11 +347,13 @@ class Loop:
     def _settle(self, session: Session, turns: Sequence[Turn], step: Step) -> list[Piece]:
         """Cut, count, commit and tell the drafter."""
         drafter = self._drafter
-        top = step.top(drafter.top)[0] if drafter is not None and drafter.top else None
+        top, logits = step.top(drafter.top) if drafter is not None and drafter.top else (None, None)
         paths: list[list[int]] = [[] for _ in range(self.batch)]
         pieces: list[Piece] = []
         for turn in turns:
             row, draft, path = turn.row, turn.draft, turn.path
+            size = len(draft.tokens) + 1
+            laws = self._laws(turn) if drafter is not None and drafter.laws else None
             judged = turn.judged or draft
             new = [draft.tokens[i] for i in path]
             new.append(turn.after)
@@ -345,7 +376,9 @@ class Loop:
                     parents=(ROOT, *[p + 1 for p in draft.parents]),
                     path=nodes,
                     new=piece.tokens,
-                    top=None if top is None else top[turn.slot, : len(draft.tokens) + 1],
+                    top=None if top is None else top[turn.slot, :size],
+                    logits=None if logits is None else logits[turn.slot, :size],
+                    laws=laws,
                 )
                 drafter.observe(turn.slot, seen)
                 if row.finish:
@@ -353,6 +386,12 @@ class Loop:
         if any(paths):
             session.commit(paths)
         return pieces
+
+    def _laws(self, turn: Turn) -> Floats:
+        """[n, V] the shaped law after every node of the last forward."""
+        view = self._view
+        view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft)
+        return np.stack([softmax(view.logits(node)) for node in range(-1, len(turn.draft.tokens))]).astype(np.float32)
 
 
 def acceptor(plan: Plan) -> AcceptorKnob:

@@ -47,6 +47,7 @@ class Script:
     """Running state: which request holds which row."""
 
     top = 0
+    laws = False
 
     def __init__(self, knob: Scripted, rows: int, vocab: int) -> None:
         self.knob = knob
@@ -62,9 +63,10 @@ class Script:
     def finish(self, row: int, ids: Sequence[int]) -> None:
         self._requests[row] = None
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
         request = self._requests[row]
         assert request is not None
+        ids = [*ids, *ahead]
         key = Key(self.knob.seed, request.number, len(ids), "draft")
         rng = np.random.Generator(np.random.Philox(key=key.bits(128)))
         text = self.knob.texts[request.number] if request.number < len(self.knob.texts) else ()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from time import perf_counter
 
 from steno.core import Model, Plan
-from steno.core.errors import PromptError
+from steno.core.errors import PlanError, PromptError
 from steno.decode.base import Request
 
 from . import _conform_bits, _conform_cache, _conform_edges, _conform_ids, _conform_law, _conform_session
@@ -46,9 +46,15 @@ def verify(
     prompts   token ids to try beside the kit's own random ones: of many some, and of each the last `LONGEST` tokens
     tokens    tokens per text; None: as many as the model's speed allows
     on_check  told of each check as it ends
-    Raises PlanError where the plan does not run on the model's backend, PromptError for ids outside the vocabulary.
+    Raises PlanError where the plan does not run on the model's backend or searches for a text of its own, PromptError
+    for ids outside the vocabulary.
     """
     plan.check(model.backend)
+    for knob in plan.find("decode.search"):
+        raise PlanError(
+            f"{knob.name} searches for a text of its own, and promises nothing that could be checked. "
+            f"Measure what it finds: steno bench {knob.name}"
+        )
     start = perf_counter()
     lab = _prepare(model, plan, tuple(rows), tuple(seeds), prompts=prompts, tokens=tokens)
     checks: list[Check] = []

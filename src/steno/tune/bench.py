@@ -1,6 +1,7 @@
 """The defining comparison of one method against its baseline, in one process, as evidence.
 
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
+    decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, passes
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
@@ -11,12 +12,17 @@ A verdict is one of four words: `holds`, `does not hold`, `measured` (nothing wa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from steno.core import Keeps, Knob, Plan, knob_class, make_knob
+import numpy as np
+
+from steno.core import ROOT, Keeps, Knob, Model, Nodes, Plan, knob_class, make_knob
 from steno.core.errors import ModelError, PlanError
+from steno.decode import generate
 from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
 from steno.measure.bytes import measure
@@ -146,6 +152,56 @@ def _acceptor(run: Bench) -> Result:
     return ("holds" if same == len(run.tasks) else "does not hold"), claimed, told, table
 
 
+def _search(run: Bench) -> Result:
+    """Greedy decoding and the search at each of its points: what the model says of the texts, and how they differ."""
+    model = run.subject.model
+    table: list[Row] = []
+    told: list[str] = []
+    for knob in (None, *run.points):
+        name = _label(Plan((knob,))) if knob else "greedy"
+        done = generate(model, [task.request for task in run.tasks], Plan((knob,)) if knob else Plan())
+        best = [log_prob(model, c.request.prompt, c.tokens) / len(c.tokens) for c in done if c.tokens]
+        varied = [_distinct([h.tokens for h in c.found] or [c.tokens]) for c in done]
+        passes = sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done)
+        row = {
+            "search": name,
+            "log-probability per token": f"{fmean(best):.4f}",
+            "texts": f"{fmean(max(len(c.found), 1) for c in done):.1f}",
+            "distinct bigrams": f"{fmean(varied):.0f}",
+            "passes per token": f"{passes:.2f}",
+        }
+        table.append(row)
+        told.append(
+            f"{name}: {row['log-probability per token']} nats per token of the best text, "
+            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, "
+            f"{row['passes per token']} passes per token of one text"
+        )
+    return "measured", "different texts, ranked by the search's own score", "; ".join(told), table
+
+
+def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
+    """Natural logarithm of the model's probability of `text` after `prompt`, in chains as wide as the session takes."""
+    ids = [*prompt, *text]
+    session = model.open(1, len(ids))
+    session.prefill([list(prompt[:-1])])
+    total = 0.0
+    for start in range(len(prompt) - 1, len(ids) - 1, session.caps.max_width):
+        chain = ids[start : min(start + session.caps.max_width, len(ids) - 1)]
+        size = len(chain)
+        nodes = Nodes(tokens=np.array([chain], np.int32), parents=np.arange(ROOT, size - 1, dtype=np.int32)[None])
+        logits = session.forward(nodes).logits[0].astype(np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        laws = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        total += float(laws[np.arange(size), ids[start + 1 : start + 1 + size]].sum())
+        session.commit([list(range(size))])
+    return total
+
+
+def _distinct(texts: Sequence[Sequence[int]]) -> int:
+    """Different bigrams in all texts together."""
+    return len({pair for text in texts for pair in pairwise(text)})
+
+
 def _cache(run: Bench) -> Result:
     subject = run.subject
     plain, _, _ = _race(run, {"plain": Plan()}, repeats=1)
@@ -214,7 +270,13 @@ def _weights(run: Bench) -> Result:
     return "measured", "smaller parameters", "; ".join(told), table
 
 
-_COMPARISONS = {"decode.draft": _drafter, "decode.accept": _acceptor, "cache": _cache, "weights": _weights}
+_COMPARISONS = {
+    "decode.draft": _drafter,
+    "decode.accept": _acceptor,
+    "decode.search": _search,
+    "cache": _cache,
+    "weights": _weights,
+}
 
 
 def _kind(name: str) -> str:

@@ -5,7 +5,7 @@ from the field's declared range. Nothing here knows a method by name.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Annotated, cast, get_args, get_origin, get_type_hints
 
 from steno.core import Keeps, Knob, OneOf, Plan, Span, Value, knob_class, methods
@@ -47,11 +47,19 @@ def neighbours(plan: Plan, base: Plan, backend: str, keep: Keeps) -> list[Plan]:
 
 
 def variants(knob: Knob) -> Iterator[Knob]:
-    """The knob with one field one step away, field by field. Steps that break a rule of the method are left out."""
+    """The knob with one field one step away, field by field, fields of nested knobs included.
+
+    Steps that break a rule of the method are left out.
+    """
     hints = get_type_hints(type(knob), include_extras=True)
     settings = knob.settings()
     for field in fields(knob):
-        for value in _steps(settings[field.name], hints[field.name]):
+        held = getattr(knob, field.name)
+        if isinstance(held, Knob):
+            steps: list[Value] = [{"name": other.name, **other.settings()} for other in variants(held)]
+        else:
+            steps = _steps(settings[field.name], hints[field.name])
+        for value in steps:
             try:
                 yield type(knob).build({**settings, field.name: value})
             except KnobError:
@@ -69,8 +77,13 @@ def label(plan: Plan) -> str:
 
 def changed(knob: Knob) -> list[str]:
     """`field=value` for the fields that are not at their defaults."""
-    defaults = {f.name: f.default for f in fields(knob)}
-    return [f"{k}={_show(v)}" for k, v in knob.settings().items() if defaults.get(k) != v]
+    out: list[str] = []
+    for field in fields(knob):
+        value = getattr(knob, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value != default:
+            out.append(f"{field.name}={_label(value) if isinstance(value, Knob) else _show(value)}")
+    return out
 
 
 def _label(knob: Knob) -> str:

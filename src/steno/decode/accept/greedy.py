@@ -11,7 +11,7 @@ from steno.core import Card
 from .._walk import follow
 from ..base import AcceptorKnob, Draft, View
 
-CARD = Card(keeps="bits", breaks=("decode.accept",))
+CARD = Card(keeps="bits", breaks=("decode.accept", "decode.search"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from .._noise import draw
 from .._walk import follow
 from ..base import AcceptorKnob, Draft, View
 
-CARD = Card(keeps="tokens", breaks=("decode.accept",))
+CARD = Card(keeps="tokens", breaks=("decode.accept", "decode.search"))
 
 
 @dataclass(frozen=True, kw_only=True)

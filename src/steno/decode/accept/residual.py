@@ -22,7 +22,7 @@ from ..base import AcceptorKnob, Draft, View
 CARD = Card(
     paper="Accelerating Large Language Model Decoding with Speculative Sampling",
     keeps="law",
-    breaks=("decode.accept",),
+    breaks=("decode.accept", "decode.search"),
 )
 
 

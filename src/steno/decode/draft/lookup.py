@@ -15,7 +15,7 @@ from steno.core.errors import KnobError
 
 from ..base import Draft, Drafter, DrafterKnob, Request, Seen
 
-CARD = Card(keeps="bits", breaks=("decode.draft",))
+CARD = Card(keeps="bits", breaks=("decode.draft", "decode.search"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class _Lookup:
     """Per row: `ends[n]` maps an n-gram to the place after its last occurrence that has a next token."""
 
     top = 0
+    laws = False
 
     def __init__(self, knob: Lookup, rows: int) -> None:
         self.knob = knob
@@ -61,7 +62,7 @@ class _Lookup:
         }
         self.known[row] = len(ids) - 1
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
         ends = self.ends[row]
         for end in range(self.known[row] + 1, len(ids)):
             for n in self.sizes:
@@ -69,11 +70,12 @@ class _Lookup:
                     ends[n][tuple(ids[end - n : end])] = end
         self.known[row] = len(ids) - 1
         count = min(budget, self.knob.num_tokens)
+        text = [*ids, *ahead] if ahead else ids
         for n in self.sizes:
-            end = ends[n].get(tuple(ids[-n:]))
+            end = ends[n].get(tuple(text[-n:]))
             if end is not None:
-                found = list(ids[end : end + count])
-                period = len(ids) - end
+                found = list(text[end : end + count])
+                period = len(text) - end
                 while len(found) < count:
                     found.append(found[len(found) - period])
                 return Draft.chain(found, self.scores[n][:count], "lookup")

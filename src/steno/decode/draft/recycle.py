@@ -22,7 +22,7 @@ from ..base import Draft, Drafter, DrafterKnob, Ints, Request, Seen
 CARD = Card(
     paper="Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling",
     keeps="bits",
-    breaks=("decode.draft",),
+    breaks=("decode.draft", "decode.search"),
 )
 
 FAN = 8
@@ -44,14 +44,15 @@ class _Recycle:
 
     def __init__(self, vocab: int) -> None:
         self.top = min(FAN, vocab)
+        self.laws = False
         self.table: Ints = np.full((vocab + 1, FAN), -1, np.int32)
         self.parents, self.scores, self.levels = tree()
 
     def start(self, row: int, request: Request) -> None:
         pass
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
-        level = self.table[ids[-1]]
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
+        level = self.table[ahead[-1] if ahead else ids[-1]]
         if level[0] < 0:
             return Draft()
         parts = [level]

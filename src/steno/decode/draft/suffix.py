@@ -23,7 +23,7 @@ from ._contexts import BREAK, Contexts
 CARD = Card(
     paper="SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications",
     keeps="bits",
-    breaks=("decode.draft",),
+    breaks=("decode.draft", "decode.search"),
 )
 
 NEWEST = 64
@@ -54,6 +54,7 @@ class _Suffix:
     """`own[row]` indexes the row's prompt and output, `past` the outputs of finished requests."""
 
     top = 0
+    laws = False
 
     def __init__(self, knob: Suffix, rows: int) -> None:
         self.knob = knob
@@ -67,10 +68,10 @@ class _Suffix:
         self.own[row].extend(request.prompt)
         self.prompts[row] = len(request.prompt)
 
-    def propose(self, row: int, ids: Sequence[int], budget: int) -> Draft:
+    def propose(self, row: int, ids: Sequence[int], budget: int, ahead: Sequence[int] = ()) -> Draft:
         knob, own = self.knob, self.own[row]
         own.extend(ids[len(own.text) :])
-        context = list(ids[-knob.max_depth :])
+        context = [*ids[-knob.max_depth :], *ahead][-knob.max_depth :]
         most = min(budget, knob.num_tokens)
         best, found, score = 0, None, 0.0
         for index in (own, self.past):
