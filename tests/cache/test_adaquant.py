@@ -43,8 +43,8 @@ def test_a_larger_side_gets_no_fewer_bits():
 
 def test_layers_are_stored_in_their_own_bits():
     """Layer 0 has the larger keys, layer 1 the larger values; a block of 32 tokens of two heads of 8 channels."""
-    knob = AdaQuant(norms=((9.0, 1.0), (1.0, 9.0)), residual=0, block=32)
-    assert allocate(knob.norms, knob.bits) == [(4, 2), (2, 4)]
+    knob = AdaQuant(key_norms=(9.0, 1.0), value_norms=(1.0, 9.0), residual=0, block=32)
+    assert allocate(((9.0, 1.0), (1.0, 9.0)), knob.bits) == [(4, 2), (2, 4)]
     tier = knob.open(kv_shape(batch=1))
     k, v = text(1, kv_shape(batch=1), 32)
     for layer in range(2):
@@ -61,18 +61,19 @@ def test_where_keys_are_larger_their_bits_are_worth_more():
     q, positions = torch.randn(1, 2, 8, 32, generator=torch.Generator().manual_seed(0)), torch.full((1, 8), 256)
     want = torch.nn.functional.scaled_dot_product_attention(q, k[None], v[None])
     errors = []
-    for norms in (((9.0, 1.0),), ((1.0, 9.0),)):
-        tier = AdaQuant(norms=norms, residual=0).open(shape)
+    for keys, values in ((9.0, 1.0), (1.0, 9.0)):
+        tier = AdaQuant(key_norms=(keys,), value_norms=(values,), residual=0).open(shape)
         tier.seal(0, 0, k, v)
         errors.append(float((tier.attend(0, q, positions, 32**-0.5)[0] - want).square().mean()))
     assert errors[0] < errors[1]
 
 
 def test_norms_that_do_not_fit_are_refused():
-    with pytest.raises(KnobError, match="norms must hold two numbers of at least 0 for every layer"):
-        AdaQuant(norms=((1.0,),))
-    with pytest.raises(KnobError, match=r"norms must name 2 layers, got 1\. Measure them .*with_norms"):
-        AdaQuant(norms=((1.0, 2.0),)).open(kv_shape())
+    with pytest.raises(KnobError, match="key_norms must be between 0 and"):
+        AdaQuant(key_norms=(-1.0,))
+    for norms in ({"key_norms": (1.0,), "value_norms": (1.0,)}, {"key_norms": (1.0, 2.0)}, {"value_norms": (1.0, 2.0)}):
+        with pytest.raises(KnobError, match=r"must name 2 layers, got \d and \d\. Measure them .*with_norms"):
+            AdaQuant(**norms).open(kv_shape())
     feed = Feed(AdaQuant(residual=0), kv_shape(batch=1), seeds=[1])
     feed.grow(0, 64)
     assert feed.held.sealed == (64,)

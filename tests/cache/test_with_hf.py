@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from steno.cache import CacheKnob
 from steno.cache._ledger import bits_per_value
@@ -278,18 +279,21 @@ def test_a_form_is_checked_when_a_session_opens():
     assert all(isinstance(form, CacheKnob) for form in FORMS)
 
 
-def test_what_a_tier_observes_are_the_models_own_queries(free):
+def eager_attention(folder: Path, prompt: list[int]) -> tuple[torch.Tensor, ...]:
+    """Attention [1, H, T, T] of every layer, by the eager code of transformers."""
+    net = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return net(torch.tensor([prompt]), output_attentions=True).attentions
+
+
+def test_what_a_tier_observes_are_the_models_own_queries(free, folder):
     """Sum, over the keys, of attention as the eager code of transformers computes it, for the last few tokens."""
     knob = Snap(budget=6, window=5, kernel=1, residual=5, block=32)
     prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(37)]
     session = free.open(1, 64, knob)
     session.prefill([prompt])
     got = [session._cache.tier.materialise(layer)[2][0].tolist() for layer in range(3)]
-    net = type(free.net)(free.net.config)
-    net.load_state_dict(free.net.state_dict())
-    net.set_attn_implementation("eager")
-    with torch.inference_mode():
-        maps = net.eval()(torch.tensor([prompt]), output_attentions=True).attentions
+    maps = eager_attention(folder, prompt)
     for layer, attention in enumerate(maps):
         mass = attention[0, :, -5:, :32].unflatten(0, (2, 2)).mean(1).sum(1)
         assert got[layer] == mass.topk(6).indices.sort(1).values.tolist()
@@ -312,22 +316,18 @@ def test_keys_before_rotation_are_what_the_model_computed(free):
     torch.testing.assert_close(turn(k[0], rope, where[0], back=True), want[:, : k.shape[2]], atol=1e-4, rtol=0)
 
 
-def test_what_a_witness_sees_is_what_the_model_attends_to(free):
+def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
     """Attention received, from the witness and from the eager code of transformers; the fitted knobs fit the model."""
     prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(37)]
-    net = type(free.net)(free.net.config)
-    net.load_state_dict(free.net.state_dict())
-    net.set_attn_implementation("eager")
-    with torch.inference_mode():
-        maps = net.eval()(torch.tensor([prompt]), output_attentions=True).attentions
+    maps = eager_attention(folder, prompt)
     for seen, attention in zip(next(witness(free, [prompt])), maps, strict=True):
         torch.testing.assert_close(received(seen), attention[0].mean((0, 1)), atol=1e-5, rtol=0)
     fitted = with_shares(PrefixKV(budget=8), free, [prompt, prompt[:20]])
     assert len(fitted.shares) == 3
     assert sum(fitted.shares) == pytest.approx(3, abs=1e-3)
-    norms = with_norms(AdaQuant(), free, [prompt]).norms
+    norms = with_norms(AdaQuant(), free, [prompt])
     keys = next(witness(free, [prompt]))[1].k
-    assert norms[1][0] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)
+    assert norms.key_norms[1] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)
 
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):

@@ -25,7 +25,7 @@ class PairedTier(PagedTier):
     def seal(self, row: int, layer: int, k: Tensor, v: Tensor) -> None:
         if layer in self.lower:
             # A session hands over all layers of a row in turn, and reads none before the last.
-            self._waiting = k, v
+            self._waiting = k.clone(), v.clone()
             return
         if layer - 1 in self.lower:
             assert self._waiting is not None

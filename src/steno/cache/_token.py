@@ -39,7 +39,8 @@ class TokenForm:
 
     def _decode(self, packed: Tensor, scales: Tensor, bits: int) -> Tensor:
         codes = unpack(packed, bits, self.dim).unflatten(2, (-1, self.group))
-        return dequantise(codes, *scales.split(1, 3), bits).flatten(2)
+        scale, zero = scales.split(1, 3)
+        return dequantise(codes, scale, zero, bits).flatten(2)
 
 
 def fit_group(group: int, dim: int) -> int:

@@ -5,7 +5,7 @@ error in the values theirs, and keys are the larger; so at the same number of bi
 those that make sum(norm * 2**-bits) over the keys and values of all layers smallest within the budget, exactly (dynamic
 programming).
 
-What differs from the paper: it halves the values' bits everywhere; here `norms` may tell layers apart. They are
+What differs from the paper: it halves the values' bits everywhere; here norms may tell layers apart. They are
 measured once per model (`with_norms`) and become part of the plan; without them keys count `RATIO` times as much.
 """
 
@@ -34,27 +34,21 @@ BITS = (2, 3, 4, 8)
 RATIO = 5.0
 """Keys' spectral norm over values', assumed where nothing was measured; 2 and above give the paper's 4 and 2 bits."""
 
-Norms = tuple[tuple[float, ...], ...]
+Norms = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaQuant(CacheKnob):
-    """`bits` per number on average over keys and values of all layers; `norms`: (keys', values') of each layer."""
+    """`bits` per number on average over keys and values of all layers; the norms are those of each layer."""
 
     card: ClassVar[Card] = CARD
     points: ClassVar = ({"bits": 4.0, "residual": 32}, {"residual": 32}, {"bits": 2.5, "residual": 32})
 
     bits: Annotated[float, Span(2, 8, "bits")] = 3.0
-    norms: Norms = ()
+    key_norms: Annotated[tuple[float, ...], Span(0, 1e9)] = ()
+    value_norms: Annotated[tuple[float, ...], Span(0, 1e9)] = ()
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if any(len(pair) != 2 or min(pair) < 0 for pair in self.norms):
-            raise KnobError(
-                f"{self.name}: norms must hold two numbers of at least 0 for every layer, got {self.norms!r}"
-            )
 
     def due(self, length: int) -> int:
         return max(0, length - self.residual) // self.block * self.block
@@ -63,13 +57,15 @@ class AdaQuant(CacheKnob):
         from ._grid import BlockForm, Grid
         from ._paged import PagedTier
 
-        if self.norms and len(self.norms) != shape.layers:
+        norms = tuple(zip(self.key_norms, self.value_norms, strict=False)) or ((RATIO, 1.0),) * shape.layers
+        named = len(self.key_norms), len(self.value_norms)
+        if set(named) not in ({0}, {shape.layers}):
             raise KnobError(
-                f"{self.name}: norms must name {shape.layers} layers, got {len(self.norms)}. "
-                "Measure them on this model with steno.cache.adaquant.with_norms."
+                f"{self.name}: key_norms and value_norms must name {shape.layers} layers, got {named[0]} and "
+                f"{named[1]}. Measure them on this model with steno.cache.adaquant.with_norms."
             )
         size = (self.block, shape.head_dim)
-        chosen = allocate(self.norms or ((RATIO, 1.0),) * shape.layers, self.bits)
+        chosen = allocate(norms, self.bits)
         return PagedTier(self, [BlockForm(Grid(k, v, size), self.block) for k, v in chosen], shape)
 
 
@@ -79,11 +75,12 @@ def with_norms(knob: AdaQuant, model: "Model", texts: Sequence[Sequence[int]]) -
 
     from ._witness import witness
 
-    total: list[list[float]] = []
+    total = torch.zeros(0)
     for layers in witness(model, texts):
-        found = [[float(torch.linalg.matrix_norm(x, 2).mean()) for x in (seen.k, seen.v)] for seen in layers]
-        total = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(total or found, found, strict=True)]
-    return replace(knob, norms=tuple(tuple(round(x / len(texts), 4) for x in pair) for pair in total))
+        found = torch.tensor([[torch.linalg.matrix_norm(x, 2).mean() for x in (seen.k, seen.v)] for seen in layers])
+        total = found if not total.numel() else total + found
+    keys, values = (tuple(round(x, 4) for x in column) for column in (total / len(texts)).T.tolist())
+    return replace(knob, key_norms=keys, value_norms=values)
 
 
 def allocate(norms: Norms, mean_bits: float) -> list[tuple[int, int]]:

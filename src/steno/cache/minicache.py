@@ -89,11 +89,8 @@ class _PairCodec:
 
         low, high = x.chunk(2)
         lengths = torch.stack([low.float().norm(dim=-1), high.float().norm(dim=-1)], -1)
-        units = [
-            side.float() / n.clamp(min=1e-12)[..., None]
-            for side, n in zip((low, high), lengths.unbind(-1), strict=True)
-        ]
-        middle, angle = slerp(*units, self.knob.t)
+        short = lengths.clamp(min=1e-12)
+        middle, angle = slerp(low.float() / short[..., :1], high.float() / short[..., 1:], self.knob.t)
         far = angle.sort(dim=-1, descending=True, stable=True).indices[..., : count(self.knob.retain, x.shape[2])]
         where = far[..., None].expand(*far.shape, x.shape[3])
         kept = torch.stack([low.gather(2, where), high.gather(2, where)], 3)

@@ -25,7 +25,8 @@ def find_rope(net: nn.Module, run: Callable[[Tensor, Cache], object]) -> Rope | 
         run(ids, cache)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return None
-    keys = [layer.keys[0].float() for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
+    held = [getattr(layer, "keys", None) for layer in cache.layers]
+    keys = [k[0].float() for k in held if isinstance(k, Tensor)]
     if not keys or any(k.shape[1] != TOKENS for k in keys):
         return None
     for rope in _candidates(net):
