@@ -73,17 +73,15 @@ class KeptTier:
         self.page_tokens = max(1, _paged.SCRATCH_BYTES // (2 * 4 * shape.key_heads * shape.head_dim))
         self._sealed = [0] * shape.batch
         self._rows: list[list[tuple[Held, ...]]] = [[()] * shape.layers for _ in range(shape.batch)]
-        self._seen = (
-            torch.zeros(shape.query_heads, 0, shape.head_dim),
-            torch.zeros(shape.key_heads, 0, shape.head_dim),
-        )
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     @property
     def sealed(self) -> tuple[int, ...]:
         return tuple(self._sealed)
 
     def seal(self, row: int, layer: int, k: Tensor, v: Tensor) -> None:
-        q, near = self._seen
+        q, near = self._seen or (k.new_zeros(self.shape.query_heads, 0, k.shape[2]), k[:, :0])
+        self._seen = None
         start, tokens = self._sealed[row], k.shape[1]
         held = self._rows[row][layer]
         groups = k.shape[0]
@@ -194,7 +192,9 @@ class KeptTier:
             order = both.ranks.sort(dim=1, descending=True, stable=True).indices
             stay, leave = order[:, :keep].sort(1).values, order[:, keep:].sort(1).values
             kept = both.take(stay) if keep < both.tokens else both
-            out.append(kept if self.policy.remembers else replace(kept, ranks=None))
+            # A shelf without a limit never chooses.
+            remembers = self.policy.remembers and shelf.most is not None
+            out.append(kept if remembers else replace(kept, ranks=None))
             where, falling = both.positions.gather(1, leave), both.ranks.gather(1, leave)
             k, v = _take(k, leave), _take(v, leave)
             if not k.shape[1] and index + 1 >= len(held):

@@ -20,7 +20,7 @@ TOKENS = 24
 def find_rope(net: nn.Module, run: Callable[[Tensor, Cache], object]) -> Rope | None:
     """The turn that explains the keys of all layers, None where there is none; `run` is the model's forward."""
     cache = DynamicCache()
-    ids = torch.full((1, TOKENS), 5, device=next(net.parameters()).device)
+    ids = torch.ones(1, TOKENS, dtype=torch.long, device=next(net.parameters()).device)
     try:
         run(ids, cache)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
