@@ -42,7 +42,7 @@ class AdaQuant(CacheKnob):
     """`bits` per number on average over keys and values of all layers; the norms are those of each layer."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = ({"bits": 4.0, "residual": 32}, {"residual": 32}, {"bits": 2.5, "residual": 32})
+    points: ClassVar = ({"residual": 32}, {"bits": 2.5, "residual": 32})
 
     bits: Annotated[float, Span(2, 8, "bits")] = 3.0
     key_norms: Annotated[tuple[float, ...], Span(0, 1e9)] = ()

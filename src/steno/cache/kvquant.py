@@ -36,12 +36,7 @@ class KVQuant(CacheKnob):
     """`outliers` is the share of each key channel of a block, and of each token's values, that is stored apart."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = (
-        {"key_bits": 4, "value_bits": 4, "residual": 32},
-        {"residual": 32},
-        {"key_bits": 2, "value_bits": 2, "residual": 32},
-        {"outliers": 0, "residual": 32},
-    )
+    points: ClassVar = ({"residual": 32}, {"key_bits": 2, "value_bits": 2, "residual": 32})
 
     key_bits: Annotated[int, OneOf(4, 3, 2)] = 3
     value_bits: Annotated[int, OneOf(4, 3, 2)] = 3

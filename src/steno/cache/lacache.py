@@ -35,12 +35,7 @@ class LaCache(CacheKnob):
     """At most `budget` tokens per layer, beside the dense window; `span` is the rung's length."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = (
-        {"budget": 256, "residual": 64},
-        {"budget": 128, "residual": 64},
-        {"budget": 64, "residual": 32},
-        {"budget": 128, "span": 30, "residual": 64},
-    )
+    points: ClassVar = ({"budget": 256, "residual": 64}, {"budget": 128, "residual": 64})
 
     budget: Annotated[int, Span(8, 1 << 24, "tokens")] = 512
     span: Annotated[float, Span(1, 99, "percent of the layers")] = 50.0

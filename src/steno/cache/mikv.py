@@ -30,11 +30,7 @@ class MiKV(CacheKnob):
 
     card: ClassVar[Card] = CARD
     ages: ClassVar[bool] = True
-    points: ClassVar = (
-        {"important": 64, "low_bits": 4, "residual": 32},
-        {"important": 64, "low_bits": 3, "residual": 32},
-        {"important": 64, "low_bits": 2, "residual": 32},
-    )
+    points: ClassVar = ({"important": 64, "residual": 32}, {"important": 64, "low_bits": 2, "residual": 32})
 
     important: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 128
     high_bits: Annotated[int, OneOf(16, 8)] = 16

@@ -39,7 +39,7 @@ class MiniCache(CacheKnob):
     """Layers from `start` on are merged two by two; `retain` 100 changes nothing but the lengths' rounding."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = ({"residual": 32}, {"retain": 25, "residual": 32}, {"start": 67, "residual": 32})
+    points: ClassVar = ({"residual": 32}, {"retain": 25, "residual": 32})
 
     start: Annotated[float, Span(0, 100, "percent of the layers")] = 50.0
     t: Annotated[float, Span(0, 1)] = 0.6

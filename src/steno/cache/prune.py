@@ -30,12 +30,7 @@ class Prune(CacheKnob):
     """`tokens` per head in `bits`; 16 bits prunes only, and `tokens` of the session's capacity quantises only."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = (
-        {"tokens": 64, "bits": 16, "residual": 32},
-        {"tokens": 128, "bits": 8, "residual": 32},
-        {"tokens": 256, "bits": 4, "residual": 32},
-        {"tokens": 512, "bits": 2, "residual": 32},
-    )
+    points: ClassVar = ({"tokens": 64, "bits": 16, "residual": 32}, {"tokens": 256, "bits": 4, "residual": 32})
 
     tokens: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 1024
     bits: Annotated[int, OneOf(16, 8, 4, 3, 2)] = 4

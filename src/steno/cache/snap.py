@@ -31,11 +31,7 @@ class Snap(CacheKnob):
     """The newest `window` queries choose `budget` tokens; a budget of the session's capacity changes nothing."""
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = (
-        {"budget": 256, "residual": 64},
-        {"budget": 128, "residual": 64},
-        {"budget": 64, "residual": 32},
-    )
+    points: ClassVar = ({"budget": 256, "residual": 64}, {"budget": 128, "residual": 64})
 
     budget: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 256
     window: Annotated[int, Span(1, 1024, "tokens")] = 32

@@ -30,7 +30,7 @@ class Staircase(CacheKnob):
 
     card: ClassVar[Card] = CARD
     ages: ClassVar[bool] = True
-    points: ClassVar = ({"first": 128, "second": 256, "residual": 32}, {"first": 64, "second": 128, "residual": 32})
+    points: ClassVar = ({"first": 128, "second": 256, "residual": 32},)
 
     first: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
     second: Annotated[int, Span(0, 1 << 24, "tokens")] = 512

@@ -38,7 +38,7 @@ class VidKV(CacheKnob):
     """
 
     card: ClassVar[Card] = CARD
-    points: ClassVar = ({"residual": 32}, {"wide": 100, "residual": 32}, {"value_bits": 2, "residual": 32})
+    points: ClassVar = ({"residual": 32}, {"value_bits": 2, "residual": 32})
 
     wide: Annotated[float, Span(0, 100, "percent")] = 50.0
     value_bits: Annotated[int, OneOf(2, 1)] = 1
