@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from steno.core import CacheSpec, KVShape
-from steno.core.errors import CapsError, DataError
+from steno.core.errors import CapsError
 
 from . import _paged
 from ._lse import Part, attend, merge
@@ -156,10 +156,7 @@ class KeptTier:
 
     def load(self, tensors: Parts, meta: Meta) -> None:
         """Take over the `state` of a tier of this form. Raises DataError where it has another shape."""
-        batch, layers = len(meta["rows"]), {len(row) for row in meta["rows"]}
-        if batch != self.shape.batch or layers - {self.shape.layers} or len(meta["sealed"]) != batch:
-            wanted = f"{self.shape.batch} rows of {self.shape.layers} layers"
-            raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
+        _paged.check_rows(self.shape, meta["rows"], meta["sealed"])
         parts: dict[int, Parts] = {}
         for key, tensor in tensors.items():
             index, _, name = key.partition(".")

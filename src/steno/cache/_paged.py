@@ -173,10 +173,8 @@ class PagedTier:
 
     def load(self, tensors: Parts, meta: Meta) -> None:
         """Take over the `state` of a tier of this form. Raises DataError where it has another shape."""
-        batch, layers, tokens = len(meta["rows"]), {len(row) for row in meta["rows"]}, meta["tokens"]
-        if batch != self.shape.batch or layers - {self.shape.layers} or len(meta["sealed"]) != batch:
-            wanted = f"{self.shape.batch} rows of {self.shape.layers} layers"
-            raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
+        tokens = meta["tokens"]
+        check_rows(self.shape, meta["rows"], meta["sealed"])
         parts: list[Parts] = [{} for _ in tokens]
         for key, tensor in tensors.items():
             index, _, name = key.partition(".")
@@ -232,6 +230,14 @@ class PagedTier:
 
     def _unique(self) -> list[Page]:
         return list({id(page): page for row in self._pages for layer in row for page in layer}.values())
+
+
+def check_rows(shape: KVShape, rows: Sequence[Sequence[object]], sealed: Sequence[int]) -> None:
+    """Raise DataError where stored rows and layers are not as many as the session has."""
+    batch, layers = len(rows), {len(row) for row in rows}
+    if batch != shape.batch or layers - {shape.layers} or len(sealed) != batch:
+        wanted = f"{shape.batch} rows of {shape.layers} layers"
+        raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
 
 
 def cannot_crop(spec: CacheSpec, row: int, length: int, sealed: int) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
-from steno.core.errors import KnobError
 
+from ._checks import at_most
 from .base import CacheKnob
 
 CARD = Card(
@@ -41,11 +41,7 @@ class Snap(CacheKnob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window > self.residual:
-            raise KnobError(
-                f"{self.name}: window must be at most residual ({self.residual}), got {self.window}. "
-                f"Set it with --set {self.name}.window={self.residual}"
-            )
+        at_most(self, "window", "residual")
 
     def due(self, length: int) -> int:
         return max(0, length - self.residual) // self.block * self.block
