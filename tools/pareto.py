@@ -48,7 +48,7 @@ def read(folder: Path) -> tuple[list[Point], str]:
             )
             if method not in ("dense", "cache.dense") or "dense" not in {p.method for p in found.values()}:
                 found[method, setting] = point
-            where = data["on"]
+            where = data["on"].rpartition(", ")[0]
     return sorted(found.values(), key=lambda p: (p.bits, p.kl)), where
 
 
