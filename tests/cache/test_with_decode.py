@@ -10,6 +10,8 @@ import pytest
 
 from steno.cache import CacheKnob
 from steno.cache.affine import Affine
+from steno.cache.gear import Gear
+from steno.cache.snap import Snap
 from steno.cache.window import Window
 from steno.core import Knob, Model, Plan
 from steno.decode import Completion, CostTable, Request, generate
@@ -27,6 +29,8 @@ FORMS = [
     Affine(key_bits=2, value_bits=2, group=8, residual=16, block=16),
     Affine(key_bits=4, value_bits=3, group=8, residual=0, block=8),
     Window(sinks=2, window=12, block=4),
+    Gear(residual=8, block=32),
+    Snap(budget=12, window=4, kernel=3, residual=8, block=4),
 ]
 DRAFTERS = [Lookup(), Suffix(min_prob=0.0), Recycle()]
 REQUESTS = [

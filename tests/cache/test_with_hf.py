@@ -11,14 +11,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from steno.cache import CacheKnob
 from steno.cache._ledger import bits_per_value
+from steno.cache._turn import turn
+from steno.cache._witness import received, witness
+from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
 from steno.cache.dense import Dense
+from steno.cache.gear import Gear
+from steno.cache.h2o import H2O
+from steno.cache.kvquant import KVQuant
+from steno.cache.lacache import LaCache
+from steno.cache.mikv import MiKV
+from steno.cache.minicache import MiniCache
+from steno.cache.prefixkv import PrefixKV, with_shares
+from steno.cache.prune import Prune
+from steno.cache.rotatekv import RotateKV
+from steno.cache.snap import Snap
+from steno.cache.staircase import Staircase
+from steno.cache.vidkv import VidKV
 from steno.cache.window import Window
 from steno.core import ROOT, Keeps, Model, Nodes, Session
 from steno.core.errors import CapsError
+from steno.core.tier import Observer
 from steno.models import ModelSpec, load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -30,7 +47,23 @@ FORMS = [
     Affine(key_bits=2, value_bits=2, group=8, residual=16, block=16),
     Affine(key_bits=4, value_bits=3, group=16, residual=0, block=16),
     Window(sinks=2, window=12, block=4),
+    KVQuant(residual=8, block=32),
+    H2O(heavy=12, residual=8, block=4),
+    Staircase(first=8, second=16, residual=8, block=8),
 ]
+MORE = [
+    Gear(residual=8, block=32),
+    RotateKV(group=8, residual=8, block=32),
+    VidKV(residual=8),
+    AdaQuant(residual=8, block=32),
+    Snap(budget=12, window=4, kernel=3, residual=8, block=4),
+    Prune(tokens=24, bits=3, group=8, window=4, kernel=3, residual=8, block=4),
+    MiKV(important=8, low_bits=2, group=8, residual=4, block=8),
+    LaCache(budget=16, residual=8, block=8),
+    PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
+    MiniCache(start=0, residual=8, block=32),
+]
+ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
 PROMPTS = [[5, 9, 23, 71, 40, 11, 3] * 5, [17, 4], [(7 * i * i + 3) % tiny.VOCAB for i in range(21)]]
 WIDTH = 8
 
@@ -95,7 +128,7 @@ def decode(
     return [row[:count] for row in out], [row[:count] for row in logits], forwards
 
 
-@pytest.mark.parametrize("form", FORMS, ids=repr)
+@pytest.mark.parametrize("form", ALL, ids=repr)
 def test_speculative_and_compressed_is_greedy_and_compressed_bit_for_bit(pinned, form):
     count = 60
     session = pinned.open(3, 128, form)
@@ -111,7 +144,7 @@ def test_speculative_and_compressed_is_greedy_and_compressed_bit_for_bit(pinned,
     assert sum(session.cache_bytes().values()) > session.cache_bytes()["open"]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=repr)
+@pytest.mark.parametrize("form", ALL, ids=repr)
 def test_compression_changes_something(pinned, form):
     """A form that is quietly ignored would pass every equality here."""
     _, dense, _ = decode(pinned.open(3, 128), PROMPTS, 40)
@@ -119,7 +152,7 @@ def test_compression_changes_something(pinned, form):
     assert not np.array_equal(np.stack(dense[0]), np.stack(mine[0]))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=repr)
+@pytest.mark.parametrize("form", ALL, ids=repr)
 def test_any_chunking_of_the_prefill_is_the_same(pinned, free, form):
     for model, atol in ((pinned, 0.0), (free, 1e-4)):
         whole = model.open(3, 128, form)
@@ -210,11 +243,14 @@ def test_the_open_buffer_is_as_small_as_it_says(free, form):
     live = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
         for layer in session._cache.live()
-        for t in layer.pair()
+        for t in layer.buffers()
     }
     assert told["open"] == sum(live.values())
     most = max(n - form.due(n) for n in range(capacity + 1))
     per_token = 2 * layers * groups * dim * 4
+    if isinstance(session._cache.tier, Observer):
+        # Queries of four heads stand beside the keys of two.
+        per_token *= 2
     # The nodes of a forward stand in the buffer too, a prefill chunk of a block at the most.
     assert told["open"] <= per_token * (most + max(form.block, 1) + WIDTH)
     assert told["open"] < per_token * capacity / 2
@@ -241,3 +277,59 @@ def test_crop_below_what_is_sealed_is_refused(free):
 
 def test_a_form_is_checked_when_a_session_opens():
     assert all(isinstance(form, CacheKnob) for form in FORMS)
+
+
+def eager_attention(folder: Path, prompt: list[int]) -> tuple[torch.Tensor, ...]:
+    """Attention [1, H, T, T] of every layer, by the eager code of transformers."""
+    net = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return net(torch.tensor([prompt]), output_attentions=True).attentions
+
+
+def test_what_a_tier_observes_are_the_models_own_queries(free, folder):
+    """Sum, over the keys, of attention as the eager code of transformers computes it, for the last few tokens."""
+    knob = Snap(budget=6, window=5, kernel=1, residual=5, block=32)
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(37)]
+    session = free.open(1, 64, knob)
+    session.prefill([prompt])
+    got = [session._cache.tier.materialise(layer)[2][0].tolist() for layer in range(3)]
+    maps = eager_attention(folder, prompt)
+    for layer, attention in enumerate(maps):
+        mass = attention[0, :, -5:, :32].unflatten(0, (2, 2)).mean(1).sum(1)
+        assert got[layer] == mass.topk(6).indices.sort(1).values.tolist()
+
+
+def test_keys_before_rotation_are_what_the_model_computed(free):
+    """Turned back, the keys of the first layer are its own projection of the embeddings."""
+    net, rope = free.net, free._rope
+    assert rope is not None
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(40)]
+    tier_of = free.open(1, 64, Snap(budget=64, window=5, kernel=1, residual=5, block=32))
+    tier_of.prefill([prompt])
+    k, _, where = tier_of._cache.tier.materialise(0)
+    block = net.model.layers[0]
+    with torch.inference_mode():
+        x = block.input_layernorm(net.model.embed_tokens(torch.tensor([prompt])))
+        want = block.self_attn.k_proj(x)[0].unflatten(-1, (2, 8)).transpose(0, 1)
+        if hasattr(block.self_attn, "k_norm"):
+            want = block.self_attn.k_norm(want)
+    torch.testing.assert_close(turn(k[0], rope, where[0], back=True), want[:, : k.shape[2]], atol=1e-4, rtol=0)
+
+
+def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
+    """Attention received, from the witness and from the eager code of transformers; the fitted knobs fit the model."""
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(37)]
+    maps = eager_attention(folder, prompt)
+    for seen, attention in zip(next(witness(free, [prompt])), maps, strict=True):
+        torch.testing.assert_close(received(seen), attention[0].mean((0, 1)), atol=1e-5, rtol=0)
+    fitted = with_shares(PrefixKV(budget=8), free, [prompt, prompt[:20]])
+    assert len(fitted.shares) == 3
+    assert sum(fitted.shares) == pytest.approx(3, abs=1e-3)
+    norms = with_norms(AdaQuant(), free, [prompt])
+    keys = next(witness(free, [prompt]))[1].k
+    assert norms.key_norms[1] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)
+
+
+def test_a_model_that_turns_no_keys_is_known(tmp_path):
+    spec = ModelSpec(source=str(tiny.make("gpt2", tmp_path / "gpt2")), backend="hf", threads=1)
+    assert load(spec)._rope is None

@@ -3,9 +3,13 @@
 A page's tensors are never written after they are made: a seal replaces the last page by itself joined with the new
 tokens, or starts another. So forks share pages by reference, and no copy-on-write is needed. Which tokens share a page
 depends on positions alone, hence so does every bit of `attend`. Reading one page at a time bounds the scratch.
+
+Layers may have forms of their own. Keys may be stored as they were before rotation, and the first few tokens, which
+attention leans on, as they came: both are the tier's doing, and no form knows of it.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict
 
@@ -16,6 +20,7 @@ from steno.core import CacheSpec, KVShape
 from steno.core.errors import CapsError, DataError
 
 from ._lse import Part, attend, merge
+from ._turn import turn
 
 Parts = dict[str, Tensor]
 
@@ -46,12 +51,18 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """`sinks` [G, s, 2, D]: keys and values of the first tokens of a row, as they came."""
+
     tokens: int
     parts: Parts
+    sinks: Tensor | None = None
 
     def join(self, other: "Page") -> "Page":
         parts = {name: torch.cat([part, other.parts[name]], 1) for name, part in self.parts.items()}
-        return Page(self.tokens + other.tokens, parts)
+        return Page(self.tokens + other.tokens, parts, self.sinks)
+
+    def all(self) -> Parts:
+        return self.parts if self.sinks is None else {**self.parts, "sinks": self.sinks}
 
 
 Pages = tuple[Page, ...]
@@ -66,12 +77,27 @@ class Meta(TypedDict):
 
 
 class PagedTier:
-    """A `core.Tier` over a `Form`; `spec` says what a query sees."""
+    """A `core.Tier` over a `Form`, or over one for each layer, all of the same unit; `spec` says what a query sees.
 
-    def __init__(self, spec: CacheSpec, form: Form, shape: KVShape) -> None:
-        self.spec, self.form, self.shape = spec, form, shape
+    `before_rotation`: keys are stored turned back, where the shape says how the model turns them. `sinks`: the first so
+    many tokens, fewer than the form's unit, are stored as they came.
+    """
+
+    def __init__(
+        self,
+        spec: CacheSpec,
+        form: Form | Sequence[Form],
+        shape: KVShape,
+        *,
+        before_rotation: bool = False,
+        sinks: int = 0,
+    ) -> None:
+        self.spec, self.form, self.shape, self.sinks = spec, form, shape, sinks
+        self.forms = list(form) if isinstance(form, Sequence) else [form] * shape.layers
+        self.rope = shape.rope if before_rotation else None
         whole = SCRATCH_BYTES // (2 * 4 * shape.key_heads * shape.head_dim)
-        self.page_tokens = max(form.unit, whole // form.unit * form.unit)
+        unit = self.forms[0].unit
+        self.page_tokens = max(unit, whole // unit * unit)
         self._sealed = [0] * shape.batch
         self._pages: list[list[Pages]] = [[()] * shape.layers for _ in range(shape.batch)]
 
@@ -82,8 +108,9 @@ class PagedTier:
     def seal(self, row: int, layer: int, k: Tensor, v: Tensor) -> None:
         start = self._sealed[row]
         end = start + k.shape[1]
-        kept = self.form.keeps(end) - self.form.keeps(start)
-        self._pages[row][layer] = self._extend(self._pages[row][layer], k[:, :kept], v[:, :kept])
+        form = self.forms[layer]
+        kept = form.keeps(end) - form.keeps(start)
+        self._pages[row][layer] = self._extend(layer, self._pages[row][layer], k[:, :kept], v[:, :kept])
         if layer == self.shape.layers - 1:
             self._sealed[row] = end
 
@@ -95,7 +122,7 @@ class PagedTier:
             pages = self._pages[row][layer]
             if pages:
                 grouped = q[row].float().mul(scale).reshape(self.shape.key_heads, -1, dim)
-                part = self._attend_row(pages, grouped, positions[row])
+                part = self._attend_row(layer, pages, grouped, positions[row])
                 out[row] = part[0].view(heads, width, dim)
                 lse[row] = part[1].view(heads, width)
         return out, lse
@@ -110,7 +137,7 @@ class PagedTier:
             start = 0
             for page in pages:
                 end = start + page.tokens
-                k[row, :, start:end], v[row, :, start:end] = self.form.decode(page.parts)
+                k[row, :, start:end], v[row, :, start:end] = self._decode(layer, start, page)
                 positions[row, start:end] = torch.arange(start, end, device=positions.device)
                 start = end
         return k, v, positions
@@ -120,13 +147,11 @@ class PagedTier:
             self._sealed[row] = 0
             self._pages[row] = [() for _ in self._pages[row]]
         elif length < self._sealed[row]:
-            raise CapsError(
-                f"row {row} cannot be taken back to {length} tokens: its first {self._sealed[row]} are sealed in "
-                f"{_name(self.spec)}. Keep more tokens open, or prefill the row again."
-            )
+            raise CapsError(cannot_crop(self.spec, row, length, self._sealed[row]))
 
     def fork(self, rows: Sequence[int]) -> "PagedTier":
-        out = PagedTier(self.spec, self.form, replace(self.shape, batch=len(rows)))
+        out = copy(self)
+        out.shape = replace(self.shape, batch=len(rows))
         out._sealed = [self._sealed[row] for row in rows]
         out._pages = [list(self._pages[row]) for row in rows]
         return out
@@ -134,7 +159,7 @@ class PagedTier:
     def storages(self) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
         for page in self._unique():
-            for name, part in page.parts.items():
+            for name, part in page.all().items():
                 found.setdefault(name, []).append(part)
         return found
 
@@ -142,42 +167,62 @@ class PagedTier:
         """(tensors, meta) from which `load` makes an equal tier; a page that rows share stands once."""
         pages = self._unique()
         place = {id(page): index for index, page in enumerate(pages)}
-        tensors = {f"{index}.{name}": part for index, page in enumerate(pages) for name, part in page.parts.items()}
+        tensors = {f"{index}.{name}": part for index, page in enumerate(pages) for name, part in page.all().items()}
         rows = [[[place[id(page)] for page in layer] for layer in row] for row in self._pages]
         return tensors, Meta(sealed=list(self._sealed), tokens=[page.tokens for page in pages], rows=rows)
 
     def load(self, tensors: Parts, meta: Meta) -> None:
         """Take over the `state` of a tier of this form. Raises DataError where it has another shape."""
-        batch, layers, tokens = len(meta["rows"]), {len(row) for row in meta["rows"]}, meta["tokens"]
-        if batch != self.shape.batch or layers - {self.shape.layers} or len(meta["sealed"]) != batch:
-            wanted = f"{self.shape.batch} rows of {self.shape.layers} layers"
-            raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
+        tokens = meta["tokens"]
+        check_rows(self.shape, meta["rows"], meta["sealed"])
         parts: list[Parts] = [{} for _ in tokens]
         for key, tensor in tensors.items():
             index, _, name = key.partition(".")
             parts[int(index)][name] = tensor
-        pages = [Page(count, part) for count, part in zip(tokens, parts, strict=True)]
+        pages = [Page(count, part, part.pop("sinks", None)) for count, part in zip(tokens, parts, strict=True)]
         self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in meta["rows"]]
         self._sealed = list(meta["sealed"])
 
-    def _extend(self, pages: Pages, k: Tensor, v: Tensor) -> Pages:
+    def _extend(self, layer: int, pages: Pages, k: Tensor, v: Tensor) -> Pages:
         start, tokens = 0, k.shape[1]
+        first = sum(page.tokens for page in pages)
         while start < tokens:
             space = self.page_tokens - pages[-1].tokens if pages else 0
             joins = space > 0
             end = min(tokens, start + (space if joins else self.page_tokens))
-            page = Page(end - start, self.form.encode(k[:, start:end], v[:, start:end]))
+            page = self._encode(layer, first + start, k[:, start:end], v[:, start:end])
             pages = (*pages[:-1], pages[-1].join(page)) if joins else (*pages, page)
             start = end
         return pages
 
-    def _attend_row(self, pages: Pages, q: Tensor, positions: Tensor) -> Part:
+    def _encode(self, layer: int, first: int, k: Tensor, v: Tensor) -> Page:
+        sinks, count = None, self.sinks if first == 0 else 0
+        if count:
+            sinks = torch.stack([k[:, :count], v[:, :count]], 2)
+        if self.rope is not None:
+            k = turn(k, self.rope, torch.arange(first, first + k.shape[1], device=k.device), back=True)
+        if count:
+            # What stands in their place must not widen any range: their neighbour.
+            k, v = (torch.cat([x[:, count : count + 1].expand(-1, count, -1), x[:, count:]], 1) for x in (k, v))
+        return Page(k.shape[1], self.forms[layer].encode(k, v), sinks)
+
+    def _decode(self, layer: int, first: int, page: Page) -> tuple[Tensor, Tensor]:
+        k, v = self.forms[layer].decode(page.parts)
+        if self.rope is not None:
+            k = turn(k, self.rope, torch.arange(first, first + page.tokens, device=k.device))
+        if page.sinks is not None:
+            count = page.sinks.shape[1]
+            exact = page.sinks.float().unbind(2)
+            k, v = torch.cat([exact[0], k[:, count:]], 1), torch.cat([exact[1], v[:, count:]], 1)
+        return k, v
+
+    def _attend_row(self, layer: int, pages: Pages, q: Tensor, positions: Tensor) -> Part:
         """q [G, N, D] with the scale in it; N runs over the query heads of a key head, then over nodes."""
         done: list[Part] = []
         start = 0
         for page in pages:
             end = start + page.tokens
-            k, v = self.form.decode(page.parts)
+            k, v = self._decode(layer, start, page)
             seen = self.spec.sees(positions[:, None], torch.arange(start, end, device=positions.device)[None, :])
             done.append(attend(q, k, v, None if seen is None else seen.repeat(q.shape[1] // positions.shape[0], 1)))
             start = end
@@ -187,5 +232,17 @@ class PagedTier:
         return list({id(page): page for row in self._pages for layer in row for page in layer}.values())
 
 
-def _name(spec: CacheSpec) -> str:
-    return str(getattr(spec, "name", type(spec).__name__))
+def check_rows(shape: KVShape, rows: Sequence[Sequence[object]], sealed: Sequence[int]) -> None:
+    """Raise DataError where stored rows and layers are not as many as the session has."""
+    batch, layers = len(rows), {len(row) for row in rows}
+    if batch != shape.batch or layers - {shape.layers} or len(sealed) != batch:
+        wanted = f"{shape.batch} rows of {shape.layers} layers"
+        raise DataError(f"the stored cache has {batch} rows of {sorted(layers)} layers, and the session {wanted}")
+
+
+def cannot_crop(spec: CacheSpec, row: int, length: int, sealed: int) -> str:
+    """Why a row stays as long as it is."""
+    return (
+        f"row {row} cannot be taken back to {length} tokens: its first {sealed} are sealed in "
+        f"{getattr(spec, 'name', type(spec).__name__)}. Keep more tokens open, or prefill the row again."
+    )

@@ -25,11 +25,7 @@ def quantise(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     # Of a float16 that is not negative, the next one up is the next bit pattern.
     above = (scale.view(torch.int16) + 1).view(torch.float16)
     scale = torch.where(scale.float() * levels < reach, above, scale)
-    if not bool((scale.isfinite() & zero.isfinite()).all()):
-        raise ModelError(
-            "cache.affine: the model's keys or values are not finite, or spread beyond float16 (65504). "
-            "Use cache.dense with this model."
-        )
+    _check(scale.isfinite() & zero.isfinite())
     step = scale.float()
     codes = (x - zero.float()).div_(step.masked_fill(step == 0, 1.0)).round_()
     return codes.sub_(2 ** (bits - 1)).to(torch.int8), scale, zero
@@ -39,6 +35,20 @@ def dequantise(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """x in float32 from its float32 codes, which are overwritten."""
     step = scale.float()
     return codes.mul_(step).add_(torch.add(zero.float(), step, alpha=2 ** (bits - 1)))
+
+
+def half(x: Tensor) -> Tensor:
+    """x in float16. Raises ModelError where it is not finite there."""
+    out = x.half()
+    _check(out.isfinite())
+    return out
+
+
+def _check(finite: Tensor) -> None:
+    if not bool(finite.all()):
+        raise ModelError(
+            "the model's keys or values are not finite, or spread beyond float16 (65504). Use cache.dense with it."
+        )
 
 
 def _below(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ unless the form says otherwise.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rope:
+    """How a model turns its keys: channel pair i of the token at position p by the angle p * frequencies[i].
+
+    A pair is (i, i + R / 2) of the first R = 2 * len(frequencies) channels, or (2i, 2i + 1) where `interleaved`; other
+    channels are not turned. A scale that the model lays over keys stays in them (YaRN), so turning back and forth needs
+    none.
+    """
+
+    frequencies: tuple[float, ...]
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KVShape:
-    """Shape and place of a session's KV."""
+    """Shape and place of a session's KV; `rope` is None where keys are not turned, or it is not known how."""
 
     batch: int
     layers: int
@@ -33,6 +46,7 @@ class KVShape:
     capacity: int
     dtype: "torch.dtype"
     device: "torch.device"
+    rope: Rope | None = None
 
 
 class Tier(Protocol):
@@ -46,7 +60,8 @@ class Tier(Protocol):
     def seal(self, row: int, layer: int, k: "Tensor", v: "Tensor") -> None:
         """Take k, v [G, T, D], the tokens [sealed, sealed + T) of `row`; every layer gets the same T in turn.
 
-        `sealed` grows when the last layer has been given.
+        `sealed` grows when the last layer has been given. A session calls this at every length at which `due` grows,
+        and at no other.
         """
         ...
 
@@ -58,7 +73,10 @@ class Tier(Protocol):
         ...
 
     def materialise(self, layer: int) -> "tuple[Tensor, Tensor, Tensor]":
-        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty. For checks."""
+        """(k, v, positions): dense [B, G, S, D] twice and [B, S], -1 where a slot is empty. For checks.
+
+        A tier whose heads keep different tokens gives positions [B, G, S].
+        """
         ...
 
     def crop(self, row: int, length: int) -> None:
@@ -97,6 +115,19 @@ class Layout:
 
     def due(self, length: int) -> int:
         return max(0, length - self.residual) // self.block * self.block
+
+
+@runtime_checkable
+class Observer(Tier, Protocol):
+    """A tier that chooses among tokens by the attention they get."""
+
+    def observe(self, row: int, layer: int, q: "Tensor", k: "Tensor") -> None:
+        """See q [H, N, D], the softmax scale in them, and k [G, N, D] of the N open tokens of `row`.
+
+        Called right before each `seal`, which takes the oldest of these tokens; so N and all that is seen are functions
+        of the committed tokens.
+        """
+        ...
 
 
 class CacheSpec(Protocol):

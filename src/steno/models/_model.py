@@ -19,9 +19,10 @@ from transformers.utils import logging as chatter
 
 from steno.core import PAD, ROOT, Keeps, Nodes, Want
 from steno.core.errors import CapsError, ModelError, PromptError, StenoError
-from steno.core.tier import CacheSpec, KVShape
+from steno.core.tier import CacheSpec, KVShape, Rope
 
 from ._recurrent import RecurrentSession
+from ._rope import find_rope
 from ._session import WIDEST, SlotSession
 from ._sight import CURRENT, NAME, Sight
 from ._slots import SlotCache
@@ -267,7 +268,13 @@ class HFModel:
         return KVShape(
             batch=batch, layers=int(self.config.num_hidden_layers), query_heads=int(self.config.num_attention_heads),
             key_heads=groups, head_dim=dim, capacity=capacity, dtype=self.net.dtype, device=self.device,
+            rope=self._rope,
         )  # fmt: skip
+
+    @cached_property
+    def _rope(self) -> Rope | None:
+        with quiet():
+            return find_rope(self.net, lambda ids, cache: self.call(ids, None, Want(logits=False), cache))
 
     def _probe(self) -> None:
         """Run a few tokens the model's own way and ours: what does not agree is refused, never served."""

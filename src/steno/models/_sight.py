@@ -101,10 +101,19 @@ class Sight:
 
 
 class Handle:
-    """What the cache layer returns in place of keys when part of the past is sealed: it owns attention."""
+    """What the cache layer returns in place of keys when part of the past is sealed: it owns attention.
 
-    def __init__(self, keys: Tensor, values: Tensor, behind: "Callable[[Tensor, Reach, float], tuple[Tensor, Tensor]]"):
-        self.keys, self.values, self.behind = keys, values, behind
+    `watch`, where a tier observes queries, is shown those of the forward and their scale.
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        behind: "Callable[[Tensor, Reach, float], tuple[Tensor, Tensor]]",
+        watch: "Callable[[Tensor, float], None] | None" = None,
+    ):
+        self.keys, self.values, self.behind, self.watch = keys, values, behind, watch
         self.shape, self.dtype, self.device = keys.shape, keys.dtype, keys.device
 
     def attend(self, q: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -112,6 +121,8 @@ class Handle:
         reach = getattr(mask, "steno_reach", None)
         if reach is None:
             raise CapsError("this model alters attention masks on their way, so it takes no cache form. Use none.")
+        if self.watch is not None:
+            self.watch(q, scale)
         near, near_lse = attend_lse(q, self.keys, self.values, mask, scale)
         far, far_lse = self.behind(q, reach, scale)
         # A row sees at least itself, so near_lse is finite; far_lse may be -inf, and then `near` comes out unchanged.

@@ -15,15 +15,16 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from steno.core.errors import CapsError
-from steno.core.tier import Tier
+from steno.core.tier import Observer, Tier
 
 from ._sight import Handle, Reach, Sight, attend_lse
 
 
 class SlotLayer(CacheLayerMixin):
-    """KV of one layer, allocated when its shape is first seen."""
+    """KV of one layer, allocated when its shape is first seen; `queries` too where the tier observes them."""
 
     is_sliding = False
+    queries: Tensor | None = None
 
     def __init__(self, owner: "SlotCache", index: int) -> None:
         super().__init__()
@@ -62,6 +63,16 @@ class SlotLayer(CacheLayerMixin):
         assert self.values is not None
         return self.keys, self.values
 
+    def watch(self, q: Tensor, scale: float) -> None:
+        """Keep the queries [B, H, W, D] of a forward beside their keys."""
+        if self.queries is None:
+            self.queries = q.new_zeros(q.shape[0], q.shape[1], self.owner.size, q.shape[3])
+        self.queries.scatter_(2, self.owner.slots[:, None, :, None].expand(q.shape), q * scale)
+
+    def buffers(self) -> list[Tensor]:
+        """Everything with a place per slot, [B, heads, S, D] each."""
+        return [*self.pair(), *([] if self.queries is None else [self.queries])]
+
 
 class SlotCache(Cache):
     """KV of all layers of B rows; `size` slots per row.
@@ -77,6 +88,7 @@ class SlotCache(Cache):
         super().__init__(layers=[SlotLayer(self, i) for i in range(layers)])
         self.batch, self.size, self.capacity, self.tier, self.handles = batch, size, capacity, tier, handles
         self.high = np.zeros(batch, np.int64)
+        self.observer = tier if isinstance(tier, Observer) else None
 
     def live(self) -> list[SlotLayer]:
         """The layers that hold KV."""
@@ -102,6 +114,8 @@ class SlotCache(Cache):
         if tier is None:
             return keys, values
         if not self.handles:
+            if self.observer is not None:
+                raise CapsError("this cache form needs to see queries, which this model's attention keeps to itself")
             k, v, where = self._padded(index)
             if sight.sealed is None or not torch.equal(where, sight.sealed):
                 raise CapsError(
@@ -113,9 +127,15 @@ class SlotCache(Cache):
             if not reach.binds(self.capacity):
                 return tier.attend(index, q, sight.positions, scale)
             k, v, where = self._padded(index)
+            if where.ndim > 2:
+                raise CapsError(
+                    "this cache form keeps other tokens in other heads, and this model looks through windows"
+                )
             return attend_lse(q, k, v, sight.beyond(where, reach), scale)
 
-        return Handle(keys, values, behind), None
+        layer = self.layers[index]
+        assert isinstance(layer, SlotLayer)
+        return Handle(keys, values, behind, layer.watch if self.observer is not None else None), None
 
     @torch.inference_mode()
     def move(self, starts: np.ndarray, paths: Sequence[Sequence[int]]) -> None:
@@ -130,7 +150,7 @@ class SlotCache(Cache):
         source = torch.from_numpy(starts[:, None] + plan).to(device)[:, None, :, None]
         target = torch.from_numpy(starts[:, None] + np.arange(depth)).to(device)[:, None, :, None]
         for layer in self.live():
-            for held in layer.pair():
+            for held in layer.buffers():
                 shape = (*held.shape[:2], depth, held.shape[3])
                 held.scatter_(2, target.expand(shape), held.gather(2, source.expand(shape)))
 
@@ -140,8 +160,13 @@ class SlotCache(Cache):
         assert self.tier is not None
         for layer in self.live():
             keys, values = layer.pair()
+            if self.observer is not None:
+                assert layer.queries is not None
+                self.observer.observe(
+                    row, layer.index, layer.queries[row, :, :held].clone(), keys[row, :, :held].clone()
+                )
             self.tier.seal(row, layer.index, keys[row, :, :count].clone(), values[row, :, :count].clone())
-            for buffer in (keys, values):
+            for buffer in layer.buffers():
                 buffer[row, :, : held - count] = buffer[row, :, count:held].clone()
 
     @torch.inference_mode()
@@ -157,28 +182,30 @@ class SlotCache(Cache):
             layer = twin.layers[mine.index]
             assert isinstance(layer, SlotLayer)
             index = torch.tensor(list(rows), device=mine.pair()[0].device)
-            layer.keys, layer.values = (held.index_select(0, index) for held in mine.pair())
+            layer.keys, layer.values, *rest = (held.index_select(0, index) for held in mine.buffers())
+            layer.queries = rest[0] if rest else None
             layer.is_initialized = True
         return twin
 
     def storages(self) -> dict[str, list[Tensor]]:
         """Live tensors by part."""
         parts = dict(self.tier.storages()) if self.tier is not None else {}
-        parts["open"] = [held for layer in self.live() for held in layer.pair()]
+        parts["open"] = [held for layer in self.live() for held in layer.buffers()]
         return parts
 
     def _padded(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """The tier's tokens, dense and padded to the capacity: a width that no other row can change."""
         assert self.tier is not None
         k, v, where = self.tier.materialise(index)
-        short = max(self.capacity - where.shape[1], 0)
+        short = max(self.capacity - where.shape[-1], 0)
         pad = torch.nn.functional.pad
         return pad(k, (0, 0, 0, short)), pad(v, (0, 0, 0, short)), pad(where, (0, short), value=-1)
 
     def _grow(self, size: int) -> None:
         for layer in self.live():
             short = (0, 0, 0, size - self.size)
-            layer.keys, layer.values = (torch.nn.functional.pad(held, short) for held in layer.pair())
+            layer.keys, layer.values, *rest = (torch.nn.functional.pad(held, short) for held in layer.buffers())
+            layer.queries = rest[0] if rest else None
         self.size = size
 
     def _wipe(self, ends: np.ndarray) -> None:
@@ -187,5 +214,5 @@ class SlotCache(Cache):
         span = np.arange(low, top)
         stale = torch.from_numpy((span >= ends[:, None]) & (span < self.high[:, None]))[:, None, :, None]
         for layer in self.live():
-            for held in layer.pair():
+            for held in layer.buffers():
                 held[:, :, low:top].masked_fill_(stale.to(held.device), 0)
