@@ -19,9 +19,6 @@ INL I bytes(const uint8_t* p) {
   return r;
 }
 
-INL I shift_right(I a, int n) { EACH a.v[i] = a.v[i] >> n; return a; }
-INL I operator|(I a, I b) { EACH a.v[i] = a.v[i] | b.v[i]; return a; }
-
 // Bits of a field of a signed byte in 32 bits, its own sign spread above it.
 template <int BITS>
 INL I field(I x, int at) { return shift_right(shift_left(x, 32 - BITS - at), 32 - BITS); }

@@ -59,7 +59,8 @@ INL F as_float(I a) { F r; EACH r.v[i] = (vf)a.v[i]; return r; }
 INL F to_float(I a) { F r; EACH r.v[i] = __builtin_convertvector(a.v[i], vf); return r; }
 INL I operator|(I a, I b) { EACH a.v[i] = a.v[i] | b.v[i]; return a; }
 INL I operator^(I a, I b) { EACH a.v[i] = a.v[i] ^ b.v[i]; return a; }
-INL I shift_right(I a, int n) {  // zeros come in from the left
+INL I shift_right(I a, int n) { EACH a.v[i] = a.v[i] >> n; return a; }
+INL I shift_zeros(I a, int n) {  // right, zeros come in from the left
   typedef uint32_t vu __attribute__((vector_size(REG_BYTES)));
   EACH a.v[i] = (vi)((vu)a.v[i] >> n);
   return a;
@@ -148,7 +149,7 @@ INL F exp(F x) {
 // ln m by the series of the inverse hyperbolic tangent in s = (m - 1) / (m + 1), |s| < 0.172.
 INL F log(F x) {
   I u = bits(x) - set((int32_t)0x3F3504F3);  // sqrt(1/2)
-  I e = shift_right(u, 23);
+  I e = shift_zeros(u, 23);
   e = pick(e > set((int32_t)255), e - set((int32_t)512), e);  // nine bits with sign
   F m = as_float((u & set((int32_t)0x007FFFFF)) + set((int32_t)0x3F3504F3));
   F n = to_float(e), s = (m - set(1.0f)) / (m + set(1.0f)), z = s * s;

@@ -29,7 +29,7 @@ INL Words philox(I counter, const uint32_t* key) {
 // is taken as v ln(y) / (1 - y) with y = 1 - v rounded, which is exact to the last bits for small v (Kahan).
 INL F gumbel_of(I word) {
   // Upper and lower half apart, because lanes convert signed numbers.
-  F v = fma(to_float(shift_right(word, 16)), set(0x1p-16f), (to_float(word & set((int32_t)0xFFFF)) + set(0.5f)) * set(0x1p-32f));
+  F v = fma(to_float(shift_zeros(word, 16)), set(0x1p-16f), (to_float(word & set((int32_t)0xFFFF)) + set(0.5f)) * set(0x1p-32f));
   F y = set(1.0f) - v;
   y = pick(y < set(0x1p-24f), set(0x1p-24f), y);
   F d = set(1.0f) - y;
