@@ -49,6 +49,9 @@ class _Witness:
         self.opened.append(tier)
         return tier
 
+    def layout(self, head_dim: int) -> None:
+        return None
+
 
 def witness(model: Model, texts: Sequence[Sequence[int]]) -> Iterator[list[Seen]]:
     """The layers of each text."""
