@@ -187,9 +187,9 @@ PLAN_TEXT = 'steno = 1\n\n[[knob]]\nname = "cache.affine"\nkey_bits = 4\n'
 def test_plan_check_and_show(tmp_path: Path):
     path = tmp_path / "plan.toml"
     path.write_text(PLAN_TEXT)
-    assert steno("plan", "check", path).out == "1 knob, keeps near, runs on: hf\n"
+    assert steno("plan", "check", path).out == "1 knob, keeps near, runs on: native, hf\n"
     assert json.loads(steno("plan", "check", "-", "--json", stdin=PLAN_TEXT).out) == {
-        "fits": True, "problems": [], "keeps": "near", "backends": ["hf"],
+        "fits": True, "problems": [], "keeps": "near", "backends": ["native", "hf"],
     }  # fmt: skip
     shown = steno("plan", "show", path, "--set", "cache.affine.key_bits=2").out
     assert "key_bits = 2" in shown
@@ -207,7 +207,7 @@ def test_plan_check_and_show(tmp_path: Path):
         ("steno 1", (), (), ("not valid TOML",)),
         (PLAN_TEXT, ("cache.affine.key_bits=5",), (), ("key_bits must be one of 8, 4, 3, 2, got 5",)),
         (PLAN_TEXT, ("cache.affine.key_bits",), (), ("--set takes KNOB.FIELD=VALUE",)),
-        (PLAN_TEXT, (), ("--backend", "native"), ("does not run on the native backend",)),
+        (PLAN_TEXT.replace("affine", "gear"), (), ("--backend", "native"), ("does not run on the native backend",)),
         (PLAN_TEXT, (), ("--backend", "natve"), ("there is no backend 'natve'", "native")),
         (PLAN_TEXT, (), ("--keep", "tokens"), ("cache.affine keeps near, and tokens is asked for",)),
         (PLAN_TEXT, ("cache.window.sinks=4",), (), ("cannot stand beside",)),

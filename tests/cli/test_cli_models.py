@@ -199,7 +199,7 @@ def test_bench_writes_evidence(tiny: Path, tmp_path: Path):
         assert {"claimed", "measured", "on", "table"} <= set(data)
         steno("bench", name, *words, cwd=tmp_path).refused("exists. Replace it with --force")
     steno("bench", "cache.afine", *words).refused("there is no knob 'cache.afine'", "cache.affine")
-    steno("bench", "cache.affine", *words, "--backend", "native", "--out", "-").refused(
+    steno("bench", "cache.gear", *words, "--backend", "native", "--out", "-").refused(
         "does not run on the native backend"
     )
 
