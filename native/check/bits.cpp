@@ -19,8 +19,8 @@ namespace {
 
 // ---- what is varied: one line more is one case more
 
-struct Form { const char* name; Matrix::Kind kind, head; int group; };
-const Form FORMS[] = {
+struct WeightForm { const char* name; Matrix::Kind kind, head; int group; };
+const WeightForm FORMS[] = {
     {"fp32", Matrix::F32, Matrix::F32, 0},      {"bf16", Matrix::BF16, Matrix::BF16, 0}, {"int8", Matrix::I8, Matrix::I8, 0},
     {"int4", Matrix::I4, Matrix::I8, 32}, {"int4-64", Matrix::I4, Matrix::I8, 64},
 };
@@ -74,7 +74,7 @@ std::vector<int32_t> ids(int n, int vocab, int salt) {
   return out;
 }
 
-std::shared_ptr<Model> grow(const Shape& s, const Form& form, int threads) {
+std::shared_ptr<Model> grow(const Shape& s, const WeightForm& form, int threads) {
   std::vector<int> windows(s.layers);
   std::vector<float> frequency(s.head_dim / 2);
   for (int l = 1; l < s.layers; l += 2) windows[l] = s.window;
@@ -244,11 +244,11 @@ struct Bench {
   }
 };
 
-void print(const Shape& s, const Form& f, const std::string& name, uint64_t hash) {
+void print(const Shape& s, const WeightForm& f, const std::string& name, uint64_t hash) {
   std::printf("%s %s %s %016llx\n", s.name, f.name, name.c_str(), (unsigned long long)hash);
 }
 
-void run(const Shape& shape, const Form& form, bool few) {
+void run(const Shape& shape, const WeightForm& form, bool few) {
   Bench bench(grow(shape, form, 1));
   auto say = [&](const std::string& name, uint64_t hash) { print(shape, form, name, hash); };
   for (int width = 1; width <= WIDEST; width++) {
@@ -286,7 +286,7 @@ int main(int count, char** args) {
     for (const Shape& shape : SHAPES) {
       bool wanted = count == first;
       for (int i = first; i < count; i++) wanted = wanted || !std::strcmp(args[i], shape.name);
-      for (const Form& form : FORMS)
+      for (const WeightForm& form : FORMS)
         if (wanted) run(shape, form, few);
     }
   } catch (const Fault& fault) {
