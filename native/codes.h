@@ -23,22 +23,6 @@ INL I bytes(const uint8_t* p) {
 template <int BITS>
 INL I field(I x, int at) { return shift_right(shift_left(x, 32 - BITS - at), 32 - BITS); }
 
-// Sixteen float16 as floats, exactly. A float16's exponent and fraction in a float's place are 2^-112 of its value.
-INL F halves(const uint16_t* p) {
-#if defined(__AVX512F__)
-  F r;
-  r.v[0] = (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-  return r;
-#else
-  int32_t lane[16];
-  for (int j = 0; j < 16; j++) lane[j] = p[j];
-  I h = load(lane), size = h & set((int32_t)0x7FFF);
-  F r = as_float(shift_left(size, 13)) * set(0x1p112f);
-  r = pick(size > set((int32_t)0x7BFF), as_float(shift_left(size, 13) | set((int32_t)0x7F800000)), r);
-  return as_float(bits(r) | shift_left(h & set((int32_t)0x8000), 16));
-#endif
-}
-
 // The nearest float16, ties to even; infinity beyond its range.
 INL uint16_t half(float x) {
   uint32_t b;

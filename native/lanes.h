@@ -162,6 +162,26 @@ INL F log(F x) {
   return fma(n, set(0.693359375f), low);
 }
 
+// Sixteen float16 as floats, exactly. A float16's exponent and fraction in a float's place are 2^-112 of its value.
+INL F halves(const uint16_t* p) {
+#if defined(__AVX512F__)
+  F r;
+  r.v[0] = (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  return r;
+#elif defined(__AVX2__)
+  F r;
+  for (int i = 0; i < 2; i++) r.v[i] = (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
+  return r;
+#else
+  int32_t lane[16];
+  for (int j = 0; j < 16; j++) lane[j] = p[j];
+  I h = load(lane), size = h & set((int32_t)0x7FFF);
+  F r = as_float(shift_left(size, 13)) * set(0x1p112f);
+  r = pick(size > set((int32_t)0x7BFF), as_float(shift_left(size, 13) | set((int32_t)0x7F800000)), r);
+  return as_float(bits(r) | shift_left(h & set((int32_t)0x8000), 16));
+#endif
+}
+
 // Low and high halves of the products of 16 unsigned numbers with one.
 INL void multiply(I a, uint32_t by, I& low, I& high) {
   typedef uint64_t vl __attribute__((vector_size(REG_BYTES)));

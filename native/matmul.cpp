@@ -213,19 +213,6 @@ void product_amx(const Matrix& w, int p0, int p1, int rows, const Acts& x, const
 
 // ---- int4 products: exact integer sums within a group of columns, groups added in order by fused multiply-add.
 
-INL F half_to_float(const uint16_t* h) {
-#if defined(__AVX512F__)
-  return F{{(vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)h))}};
-#elif defined(__AVX2__)
-  return F{{(vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)h)), (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(h + 8)))}};
-#else
-  // Scales are positive and finite. The bits move into place 112 binades too low, which one exact product makes good.
-  int32_t lane[16];
-  for (int j = 0; j < 16; j++) lane[j] = (int32_t)h[j] << 13;
-  return as_float(load(lane)) * set(0x1p112f);
-#endif
-}
-
 // 64 bytes of numbers in [0, 15]: four columns of 16 rows.
 struct Nibbles {
 #if defined(__AVX512BW__)
@@ -308,7 +295,7 @@ struct TileI4 : Shape4 {
           }
       }
       for (int r = 0; r < NR; r++) {
-        F s = half_to_float(scales + ((size_t)r * groups + g) * PANEL);
+        F s = halves(scales + ((size_t)r * groups + g) * PANEL);
         for (int m = 0; m < M; m++) total[r][m] = fma(to_float(acc[r][m]), s, total[r][m]);
       }
     }
