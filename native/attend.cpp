@@ -35,11 +35,20 @@ Sight sight(const Attend& a) {
 
 int least(int a, int b) { return a < b ? a : b; }
 
+// The part of `page` of sealed tokens after this one, to be fetched while this one is unpacked; null where there is none.
+INL const uint8_t* after(const Attend& a, int page) {
+  return (page + 1) * a.sealed.slots < a.seal ? a.sealed.page[page + 1] + a.sealed.at : nullptr;
+}
+
+INL void fetch_part(const uint8_t* page, size_t from, size_t count) {
+  for (size_t i = 0; page && i < count; i += 64) fetch(page + from + i);
+}
+
 // Panels [panel, panel + count) of sealed keys, within one page, as floats [count][head_dim][16].
 void unpack_keys(const Attend& a, int panel, int count, float* out) {
   const Coding& c = a.coding;
   int per_page = a.sealed.slots / LANES, d = a.head_dim;
-  const uint8_t* base = a.sealed.page[panel / per_page] + a.sealed.at;
+  const uint8_t *base = a.sealed.page[panel / per_page] + a.sealed.at, *next = after(a, panel / per_page);
   size_t table = table_bytes(c.key_bits, d);
   float* scale = out + (size_t)panels_at_once(a.head_pad) * LANES * a.head_pad;
   float* zero = scale + (size_t)LANES * a.head_pad;
@@ -49,6 +58,7 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
     int local = panel % per_page;
     const uint8_t* codes = base + local * table;
     float* to = out + (size_t)i * d * LANES;
+    fetch_part(next, local * table, table);
     n = 1;
     if (c.key_bits == 16) {
       spread_halves(codes, d, to, LANES);
@@ -58,6 +68,7 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
     auto group = [&](int g) { return scales + (size_t)g * 2 * a.head_pad; };
     if (c.group % LANES == 0) {
       int g = local * LANES / c.group;
+      if (g != have) fetch_part(next, a.places.key_scales + (size_t)g * 4 * a.head_pad, 4 * a.head_pad);
       for (int j = 0; j < a.head_pad && g != have; j += LANES) {
         F s = halves(group(g) + j);
         store(scale + j, s);
@@ -66,6 +77,7 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
       have = g;
       if (i + 1 < count && (local + 1) * LANES / c.group == g) {
         n = 2;
+        fetch_part(next, (local + 1) * table, table);
         spread<false, 2>(c.key_bits, codes, table, d, scale, zero, to, (size_t)d * LANES, LANES);
       } else {
         spread<false, 1>(c.key_bits, codes, table, d, scale, zero, to, 0, LANES);
@@ -88,7 +100,7 @@ void unpack_keys(const Attend& a, int panel, int count, float* out) {
 void unpack_values(const Attend& a, int panel, int count, float* out) {
   const Coding& c = a.coding;
   int per_page = a.sealed.slots / LANES, blocks = a.head_pad / LANES, groups = a.head_dim / c.channels;
-  const uint8_t* base = a.sealed.page[panel / per_page] + a.sealed.at;
+  const uint8_t *base = a.sealed.page[panel / per_page] + a.sealed.at, *next = after(a, panel / per_page);
   size_t table = table_bytes(c.value_bits, LANES), pad = a.head_pad;
   float* scale = out + (size_t)panels_at_once(a.head_pad) * LANES * pad;
   float* zero = scale + LANES * pad;
@@ -97,11 +109,13 @@ void unpack_values(const Attend& a, int panel, int count, float* out) {
     int local = panel % per_page;
     const uint8_t* codes = base + a.places.values + (size_t)local * blocks * table;
     float* to = out + (size_t)i * LANES * pad;
+    fetch_part(next, a.places.values + (size_t)local * blocks * table, blocks * table);
     if (c.value_bits == 16) {
       for (int b = 0; b < blocks; b++) spread_halves(codes + b * table, LANES, to + b * LANES, pad);
       continue;
     }
     const uint16_t* scales = (const uint16_t*)(base + a.places.value_scales) + (size_t)local * groups * 2 * LANES;
+    fetch_part(next, a.places.value_scales + (size_t)local * groups * 4 * LANES, groups * 4 * LANES);
     if (c.channels % LANES == 0 || groups == 1) {
       for (int g = 0; g < groups; g++) {
         F s = halves(scales + g * 2 * LANES);
@@ -132,14 +146,17 @@ void unpack_values(const Attend& a, int panel, int count, float* out) {
 }
 
 // Scores of QB queries against B blocks of 16 keys: a lane is a key, the sum over the head runs in order inside it.
-template <int QB, int B>
-INL void score_blocks(const Attend& a, int q0, const float* keys, float* out, size_t stride) {
+// NEXT: `next` is where the same blocks of the next page are, which are fetched meanwhile. A page's part of a layer and
+// head is a few KB, and the processor's own fetching begins anew at every one.
+template <int QB, int B, bool NEXT>
+INL void score_blocks(const Attend& a, int q0, const float* keys, const float* next, float* out, size_t stride) {
   F acc[QB][B];
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < B; b++) acc[q][b] = set(0.0f);
   for (int d = 0; d < a.head_dim; d++) {
     F k[B];
     for (int b = 0; b < B; b++) k[b] = load(keys + ((size_t)b * a.head_dim + d) * LANES);
+    for (int b = 0; NEXT && b < B; b++) fetch(next + ((size_t)b * a.head_dim + d) * LANES);
     for (int q = 0; q < QB; q++) {
       F x = set(a.query[q0 + q][d]);
       for (int b = 0; b < B; b++) acc[q][b] = fma(k[b], x, acc[q][b]);
@@ -149,8 +166,8 @@ INL void score_blocks(const Attend& a, int q0, const float* keys, float* out, si
     for (int b = 0; b < B; b++) store(out + (q0 + q) * stride + b * LANES, acc[q][b]);
 }
 
-template <int QB>
-void score_tile(const Attend& a, int q0, const float* keys, int blocks, float* out, size_t stride) {
+template <int QB, bool NEXT>
+void score_tile(const Attend& a, int q0, const float* keys, const float* next, int blocks, float* out, size_t stride) {
 #if defined(__AVX512F__)
   constexpr int B = QB <= 2 ? 4 : 2;
 #else
@@ -158,17 +175,26 @@ void score_tile(const Attend& a, int q0, const float* keys, int blocks, float* o
 #endif
   int b = 0;
   size_t block = (size_t)a.head_dim * LANES;
-  for (; b + B <= blocks; b += B) score_blocks<QB, B>(a, q0, keys + b * block, out + b * LANES, stride);
-  for (; b < blocks; b++) score_blocks<QB, 1>(a, q0, keys + b * block, out + b * LANES, stride);
+  for (; b + B <= blocks; b += B) score_blocks<QB, B, NEXT>(a, q0, keys + b * block, next + b * block, out + b * LANES, stride);
+  for (; b < blocks; b++) score_blocks<QB, 1, NEXT>(a, q0, keys + b * block, next + b * block, out + b * LANES, stride);
 }
 
-void score(const Attend& a, const float* keys, int blocks, float* out, size_t stride) {
-  int q = 0;
-  for (; q + TILE <= a.queries; q += TILE) score_tile<TILE>(a, q, keys, blocks, out, stride);
-  switch (a.queries - q) {
-    case 1: score_tile<1>(a, q, keys, blocks, out, stride); break;
-    case 2: score_tile<2>(a, q, keys, blocks, out, stride); break;
-    case 3: score_tile<3>(a, q, keys, blocks, out, stride); break;
+template <bool NEXT>
+void score_some(const Attend& a, int q, int count, const float* keys, const float* next, int blocks, float* out, size_t stride) {
+  switch (count) {
+    case 1: score_tile<1, NEXT>(a, q, keys, next, blocks, out, stride); break;
+    case 2: score_tile<2, NEXT>(a, q, keys, next, blocks, out, stride); break;
+    case 3: score_tile<3, NEXT>(a, q, keys, next, blocks, out, stride); break;
+    case 4: score_tile<4, NEXT>(a, q, keys, next, blocks, out, stride); break;
+  }
+}
+
+// `next` may be null.
+void score(const Attend& a, const float* keys, const float* next, int blocks, float* out, size_t stride) {
+  for (int q = 0; q < a.queries; q += TILE) {
+    int count = least(TILE, a.queries - q);
+    if (next && !q) score_some<true>(a, q, count, keys, next, blocks, out, stride);
+    else score_some<false>(a, q, count, keys, keys, blocks, out, stride);
   }
 }
 
@@ -179,7 +205,7 @@ void score_span(const Attend& a, Span s) {
   if (s.from >= s.to) return;
   for (int p = s.from / LANES, end = (s.to + LANES - 1) / LANES, n; p < end; p += n) {
     const float* open = p >= whole ? (const float*)(a.open.page[p / open_panels] + a.open.at) + (size_t)(p % open_panels) * d * LANES : nullptr;
-    const float* keys = open;
+    const float *keys = open, *next = nullptr;
     if (p < whole) {
       n = least(least(most, least(whole, end) - p), sealed_panels - p % sealed_panels);
       unpack_keys(a, p, n, a.unpacked);
@@ -192,8 +218,10 @@ void score_span(const Attend& a, Span s) {
       keys = a.unpacked;
     } else {
       n = least(end - p, open_panels - p % open_panels);
+      if (p / open_panels + 1 < (end + open_panels - 1) / open_panels)
+        next = (const float*)(a.open.page[p / open_panels + 1] + a.open.at) + (size_t)(p % open_panels) * d * LANES;
     }
-    score(a, keys, n, a.scores + (size_t)p * LANES, a.score_stride);
+    score(a, keys, next, n, a.scores + (size_t)p * LANES, a.score_stride);
   }
 }
 
@@ -230,9 +258,9 @@ INL float soften(float* s, const Span* spans, int from, int lead, int low, int c
   return total + tree(part);
 }
 
-// Adds n rows of values, weighted, to the running sums of QB queries, in order.
-template <int QB, int NB>
-INL void add_block(const Attend& a, int q0, const float* rows, int slot, int n, int column, float* sums) {
+// Adds n rows of values, weighted, to the running sums of QB queries, in order. NEXT as above.
+template <int QB, int NB, bool NEXT>
+INL void add_block(const Attend& a, int q0, const float* rows, const float* next, int slot, int n, int column, float* sums) {
   size_t pad = a.head_pad;
   F acc[QB][NB];
   for (int q = 0; q < QB; q++)
@@ -241,6 +269,7 @@ INL void add_block(const Attend& a, int q0, const float* rows, int slot, int n, 
   for (int j = 0; j < n; j++) {
     F v[NB];
     for (int b = 0; b < NB; b++) v[b] = load(rows + j * pad + column + b * LANES);
+    for (int b = 0; NEXT && b < NB; b++) fetch(next + j * pad + column + b * LANES);
     for (int q = 0; q < QB; q++) {
       F p = set(weight[q * a.score_stride + j]);
       for (int b = 0; b < NB; b++) acc[q][b] = fma(v[b], p, acc[q][b]);
@@ -250,22 +279,31 @@ INL void add_block(const Attend& a, int q0, const float* rows, int slot, int n, 
     for (int b = 0; b < NB; b++) store(sums + (q0 + q) * pad + column + b * LANES, acc[q][b]);
 }
 
-template <int QB>
-void add_tile(const Attend& a, int q0, const float* rows, int slot, int n, float* sums) {
+template <int QB, bool NEXT>
+void add_tile(const Attend& a, int q0, const float* rows, const float* next, int slot, int n, float* sums) {
   int c = 0;
 #if defined(__AVX512F__)
-  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) add_block<QB, 4>(a, q0, rows, slot, n, c, sums);
+  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) add_block<QB, 4, NEXT>(a, q0, rows, next, slot, n, c, sums);
 #endif
-  for (; c < a.head_pad; c += LANES) add_block<QB, 1>(a, q0, rows, slot, n, c, sums);
+  for (; c < a.head_pad; c += LANES) add_block<QB, 1, NEXT>(a, q0, rows, next, slot, n, c, sums);
 }
 
-void add_rows(const Attend& a, int q0, int q1, const float* rows, int slot, int n, float* sums) {
-  int q = q0;
-  for (; q + TILE <= q1; q += TILE) add_tile<TILE>(a, q, rows, slot, n, sums);
-  switch (q1 - q) {
-    case 1: add_tile<1>(a, q, rows, slot, n, sums); break;
-    case 2: add_tile<2>(a, q, rows, slot, n, sums); break;
-    case 3: add_tile<3>(a, q, rows, slot, n, sums); break;
+template <bool NEXT>
+void add_some(const Attend& a, int q, int count, const float* rows, const float* next, int slot, int n, float* sums) {
+  switch (count) {
+    case 1: add_tile<1, NEXT>(a, q, rows, next, slot, n, sums); break;
+    case 2: add_tile<2, NEXT>(a, q, rows, next, slot, n, sums); break;
+    case 3: add_tile<3, NEXT>(a, q, rows, next, slot, n, sums); break;
+    case 4: add_tile<4, NEXT>(a, q, rows, next, slot, n, sums); break;
+  }
+}
+
+// `next` may be null.
+void add_rows(const Attend& a, int q0, int q1, const float* rows, const float* next, int slot, int n, float* sums) {
+  for (int q = q0; q < q1; q += TILE) {
+    int count = least(TILE, q1 - q);
+    if (next && q == q0) add_some<true>(a, q, count, rows, next, slot, n, sums);
+    else add_some<false>(a, q, count, rows, rows, slot, n, sums);
   }
 }
 
@@ -291,19 +329,21 @@ void add_span(const Attend& a, Span s, Sums& sums) {
       sums.chunk = j / CHUNK;
     }
     int stop = least(s.to, (j / CHUNK + 1) * CHUNK);
-    const float* rows;
+    const float *rows, *next = nullptr;
     if (j < a.seal) {
       int first = j / LANES, page_end = (j / a.sealed.slots + 1) * a.sealed.slots;
       stop = least(least(stop, a.seal), least(page_end, first * LANES + most));
       unpack_values(a, first, (stop - first * LANES + LANES - 1) / LANES, a.unpacked);
       rows = a.unpacked + (j % LANES) * pad;
     } else {
-      int local = j % a.open.slots;
+      int local = j % a.open.slots, page = j / a.open.slots;
+      auto values = [&](int page) { return (const float*)(a.open.page[page] + a.open.at) + (size_t)a.open.slots * a.head_dim + local * pad; };
       stop = least(stop, j - local + a.open.slots);
-      rows = (const float*)(a.open.page[j / a.open.slots] + a.open.at) + (size_t)a.open.slots * a.head_dim + local * pad;
+      rows = values(page);
+      if ((page + 1) * a.open.slots < s.to) next = values(page + 1);
     }
     n = stop - j;
-    add_rows(a, 0, a.queries, rows, j, n, sums.sums);
+    add_rows(a, 0, a.queries, rows, next, j, n, sums.sums);
   }
 }
 
@@ -322,7 +362,7 @@ void add_staged(const Attend& a, Sums& sums) {
         chunk = slot / CHUNK;
       }
       n = chain ? least(deep - i, (chunk + 1) * CHUNK - slot) : 1;
-      add_rows(a, q, next, a.staged_values + (size_t)(chain ? i : a.path[q][i]) * pad, slot, n, sums.sums);
+      add_rows(a, q, next, a.staged_values + (size_t)(chain ? i : a.path[q][i]) * pad, nullptr, slot, n, sums.sums);
     }
   }
 }
@@ -333,7 +373,7 @@ void attend(const Attend& a) {
   Sight s = sight(a);
   score_span(a, s.lead);
   score_span(a, s.rest);
-  score(a, a.staged_keys, (a.staged + LANES - 1) / LANES, a.staged_scores, MAX_WIDTH);
+  score(a, a.staged_keys, nullptr, (a.staged + LANES - 1) / LANES, a.staged_scores, MAX_WIDTH);
   // Whole panels; where nothing committed is seen the slots begin with the staged ones.
   Span spans[2] = {{s.lead.from / LANES * LANES, round_up(s.lead.to, LANES)}, {s.rest.from / LANES * LANES, s.end}};
   if (s.lead.from >= s.lead.to) spans[0].to = spans[0].from;

@@ -52,7 +52,7 @@ void Pages::put(size_t i, std::shared_ptr<Page> p) {
     page.resize(i + 1);
     data.resize(i + 1);
   }
-  data[i] = p ? p->data() : nullptr;
+  data[i] = p ? p->data : nullptr;
   page[i] = std::move(p);
 }
 
@@ -65,7 +65,8 @@ void Pages::cut(size_t count) {
 Kv::Kv(const Config& c, const Kernels& k, const Form& f, bool poison)
     : form(f), layers(c.layers), heads(c.kv_heads), head_dim(c.head_dim), head_pad(round_up(c.head_dim, PANEL)),
       places(steno::places(f.coding, sealed_slots(f), head_dim, head_pad)), kernels_(k), poison_(poison), sealed_slots_(sealed_slots(f)),
-      open_part_((size_t)OPEN_SLOTS * (head_dim + head_pad) * sizeof(float)) {}
+      open_part_((size_t)OPEN_SLOTS * (head_dim + head_pad) * sizeof(float)),
+      open_pages_(std::make_shared<Pieces>(open_part_ * layers * heads)), sealed_pages_(std::make_shared<Pieces>(places.end * layers * heads)) {}
 
 Store Kv::open(const Row& r, int layer, int head) const {
   return {r.open.data.data(), OPEN_SLOTS, open_part_ * ((size_t)layer * heads + head)};
@@ -87,7 +88,7 @@ float* Kv::value(const Row& r, int layer, int head, int slot) const {
 }
 
 void Kv::scrub(Page& page, int used) const {
-  float* part = reinterpret_cast<float*>(page.data());
+  float* part = reinterpret_cast<float*>(page.data);
   const float none = std::numeric_limits<float>::quiet_NaN();
   for (int i = 0; i < layers * heads; i++, part += open_part_ / sizeof(float))
     for (int slot = used; slot < OPEN_SLOTS; slot++) {
@@ -96,13 +97,13 @@ void Kv::scrub(Page& page, int used) const {
     }
 }
 
-void Kv::writable(Pages& pages, int index, int used, size_t bytes, bool open) const {
+void Kv::writable(Pages& pages, int index, int used, bool open) const {
   std::shared_ptr<Page> old = index < (int)pages.page.size() ? pages.page[index] : nullptr;
   if (old && old.use_count() == 2) old->filled = used;  // this row's and `old`
   if (old && old->filled == used) return;
-  auto fresh = std::make_shared<Page>(bytes);
-  if (old && used) std::memcpy(fresh->data(), old->data(), bytes);
-  else if (poison_ && !open) std::memset(fresh->data(), 0xFF, bytes);  // scales are NaN
+  auto fresh = std::make_shared<Page>(open ? open_pages_ : sealed_pages_);
+  if (old && used) std::memcpy(fresh->data, old->data, fresh->bytes());
+  else if (poison_ && !open) std::memset(fresh->data, 0xFF, fresh->bytes());  // scales are NaN
   if (poison_ && open) scrub(*fresh, used);
   fresh->filled = used;
   pages.put(index, std::move(fresh));
@@ -111,7 +112,7 @@ void Kv::writable(Pages& pages, int index, int used, size_t bytes, bool open) co
 void Kv::reserve(Row& r, int count) const {
   for (int slot = r.length, end = r.length + count; slot < end; slot = (slot / OPEN_SLOTS + 1) * OPEN_SLOTS) {
     int index = slot / OPEN_SLOTS;
-    writable(r.open, index, slot % OPEN_SLOTS, open_bytes(), true);
+    writable(r.open, index, slot % OPEN_SLOTS, true);
     r.open.page[index]->filled = std::min(end - index * OPEN_SLOTS, OPEN_SLOTS);
   }
 }
@@ -122,7 +123,7 @@ void Kv::seal(Row& r, int row, int threads) const {
   if (form.coded) {
     for (int slot = r.sealed; slot < due; slot = (slot / sealed_slots_ + 1) * sealed_slots_) {
       int index = slot / sealed_slots_;
-      writable(r.codes, index, slot % sealed_slots_, sealed_bytes(), false);
+      writable(r.codes, index, slot % sealed_slots_, false);
       r.codes.page[index]->filled = std::min(due - index * sealed_slots_, sealed_slots_);
     }
     struct Job {
@@ -198,11 +199,11 @@ CacheBytes Kv::bytes(const std::vector<Row>& rows) const {
   size_t scales = (places.values - places.key_scales) + (places.end - places.value_scales);
   for (const Row& r : rows) {
     for (auto& p : r.open.page)
-      if (p && seen.insert(p.get()).second) sum.open += p->memory.bytes;
+      if (p && seen.insert(p.get()).second) sum.open += p->bytes();
     for (auto& p : r.codes.page)
       if (p && seen.insert(p.get()).second) {
         sum.scales += scales * layers * heads;
-        sum.payload += p->memory.bytes - scales * layers * heads;
+        sum.payload += p->bytes() - scales * layers * heads;
       }
   }
   return sum;

@@ -32,9 +32,13 @@ struct Form {
 };
 
 struct Page {
-  explicit Page(size_t bytes) : memory(bytes) {}
-  uint8_t* data() const { return static_cast<uint8_t*>(memory.data); }
-  Memory memory;
+  explicit Page(std::shared_ptr<Pieces> from) : pieces(std::move(from)), data(static_cast<uint8_t*>(pieces->take())) {}
+  ~Page() { pieces->give(data); }
+  Page(const Page&) = delete;
+  Page& operator=(const Page&) = delete;
+  size_t bytes() const { return pieces->bytes; }
+  const std::shared_ptr<Pieces> pieces;
+  uint8_t* const data;
   int filled = 0;  // slots written, by whichever row went furthest
 };
 
@@ -77,14 +81,13 @@ class Kv {
   CacheBytes bytes(const std::vector<Row>& rows) const;
 
  private:
-  size_t open_bytes() const { return open_part_ * layers * heads; }
-  size_t sealed_bytes() const { return places.end * layers * heads; }
-  void writable(Pages& pages, int index, int used, size_t bytes, bool open) const;
+  void writable(Pages& pages, int index, int used, bool open) const;
   void scrub(Page& page, int used) const;  // poison for open slots from `used` on
   const Kernels& kernels_;
   const bool poison_;
   const int sealed_slots_;
   const size_t open_part_;  // bytes of one layer and head of an open page
+  const std::shared_ptr<Pieces> open_pages_, sealed_pages_;
 };
 
 }  // namespace steno

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -12,6 +13,9 @@
 namespace steno {
 namespace {
 constexpr size_t LARGE = size_t(1) << 20, HUGE_PAGE = size_t(2) << 20;
+
+// Memory that pieces are cut from: mapped, and only touched as pieces are used. Small pieces are few enough to stand alone.
+constexpr size_t SLAB = size_t(32) << 20, SMALL = size_t(1) << 18;
 
 size_t mapped(size_t bytes) { return (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE; }
 }  // namespace
@@ -47,6 +51,34 @@ void release(void* p, size_t bytes) {
   void* base;
   std::memcpy(&base, static_cast<char*>(p) - sizeof(void*), sizeof(void*));
   munmap(base, mapped(bytes));
+}
+
+Pieces::Pieces(size_t n)
+    : bytes((n + 63) / 64 * 64), per_slab_(bytes < SMALL ? 1 : (int)std::max<size_t>(1, SLAB / bytes)) {}
+
+void* Pieces::take() {
+  std::lock_guard<std::mutex> hold(lock_);
+  for (Slab& s : slabs_) {
+    if (s.free.empty()) continue;
+    int i = s.free.back();
+    s.free.pop_back();
+    return static_cast<char*>(s.memory->data) + i * bytes;
+  }
+  Slab fresh{std::make_unique<Memory>(per_slab_ * bytes), {}};
+  for (int i = per_slab_ - 1; i > 0; i--) fresh.free.push_back(i);
+  slabs_.push_back(std::move(fresh));
+  return slabs_.back().memory->data;
+}
+
+void Pieces::give(void* piece) {
+  std::lock_guard<std::mutex> hold(lock_);
+  for (size_t n = 0; n < slabs_.size(); n++) {
+    size_t at = static_cast<char*>(piece) - static_cast<char*>(slabs_[n].memory->data);
+    if (at >= per_slab_ * bytes) continue;  // below the start it wraps to a large number
+    slabs_[n].free.push_back((int)(at / bytes));
+    if ((int)slabs_[n].free.size() == per_slab_) slabs_.erase(slabs_.begin() + n);
+    return;
+  }
 }
 
 Mapped::Mapped(const char* path) {

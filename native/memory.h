@@ -1,7 +1,9 @@
-// Aligned memory, counted references to it, and scratch that grows.
+// Aligned memory, counted references to it, equal pieces of it, and scratch that grows.
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 namespace steno {
 
@@ -16,6 +18,25 @@ struct Memory {
   ~Memory() { release(data, bytes); }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
+};
+
+// Pieces of one size, cut side by side out of large memory, so that the system can give them huge pages however small one
+// is. A piece is 64-byte aligned and holds what its last user left. Memory whose pieces have all come back is released.
+class Pieces {
+ public:
+  explicit Pieces(size_t bytes);
+  const size_t bytes;  // of a piece
+  void* take();
+  void give(void* piece);
+
+ private:
+  struct Slab {
+    std::unique_ptr<Memory> memory;
+    std::vector<int> free;  // the next to be taken is the last
+  };
+  const int per_slab_;
+  std::mutex lock_;
+  std::vector<Slab> slabs_;
 };
 
 // A file of weights in memory, for reading, aligned so that the system can use huge pages for it.
