@@ -145,56 +145,66 @@ void unpack_values(const Attend& a, int panel, int count, float* out) {
   }
 }
 
+// What comes next in memory, and which share of it turn `turn` of `turns` fetches. A page's part of a layer and head is a
+// few KB, the processor's own fetching begins anew at each, and the queries of a step go over it several times:
+// the next part is fetched evenly meanwhile, so that waiting for memory and arithmetic overlap.
+struct Ahead {
+  const float* next;  // null for none
+  int turn, turns;
+  Span mine(int n) const { return next ? Span{n * turn / turns, n * (turn + 1) / turns} : Span{0, 0}; }
+};
+
 // Scores of QB queries against B blocks of 16 keys: a lane is a key, the sum over the head runs in order inside it.
-// NEXT: `next` is where the same blocks of the next page are, which are fetched meanwhile. A page's part of a layer and
-// head is a few KB, and the processor's own fetching begins anew at every one.
-template <int QB, int B, bool NEXT>
-INL void score_blocks(const Attend& a, int q0, const float* keys, const float* next, float* out, size_t stride) {
+template <int QB, int B>
+INL void score_blocks(const Attend& a, int q0, const float* keys, const Ahead& ahead, float* out, size_t stride) {
   F acc[QB][B];
+  Span lines = ahead.mine(B * a.head_dim);
+  const float* next = ahead.next + (size_t)lines.from * LANES;
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < B; b++) acc[q][b] = set(0.0f);
-  for (int d = 0; d < a.head_dim; d++) {
+  auto add = [&](int d) __attribute__((always_inline)) {
     F k[B];
     for (int b = 0; b < B; b++) k[b] = load(keys + ((size_t)b * a.head_dim + d) * LANES);
-    for (int b = 0; NEXT && b < B; b++) fetch(next + ((size_t)b * a.head_dim + d) * LANES);
     for (int q = 0; q < QB; q++) {
       F x = set(a.query[q0 + q][d]);
       for (int b = 0; b < B; b++) acc[q][b] = fma(k[b], x, acc[q][b]);
     }
+  };
+  int d = 0;
+  for (; d * B < lines.to - lines.from; d++) {
+    add(d);
+    for (int b = 0; b < B; b++) fetch(next + (size_t)(d * B + b) * LANES);
   }
+  for (; d < a.head_dim; d++) add(d);
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < B; b++) store(out + (q0 + q) * stride + b * LANES, acc[q][b]);
 }
 
-template <int QB, bool NEXT>
-void score_tile(const Attend& a, int q0, const float* keys, const float* next, int blocks, float* out, size_t stride) {
+template <int QB>
+void score_tile(const Attend& a, int q0, const float* keys, Ahead ahead, int blocks, float* out, size_t stride) {
 #if defined(__AVX512F__)
   constexpr int B = QB <= 2 ? 4 : 2;
 #else
   constexpr int B = QB <= 2 ? 2 : 1;
 #endif
-  int b = 0;
   size_t block = (size_t)a.head_dim * LANES;
-  for (; b + B <= blocks; b += B) score_blocks<QB, B, NEXT>(a, q0, keys + b * block, next + b * block, out + b * LANES, stride);
-  for (; b < blocks; b++) score_blocks<QB, 1, NEXT>(a, q0, keys + b * block, next + b * block, out + b * LANES, stride);
-}
-
-template <bool NEXT>
-void score_some(const Attend& a, int q, int count, const float* keys, const float* next, int blocks, float* out, size_t stride) {
-  switch (count) {
-    case 1: score_tile<1, NEXT>(a, q, keys, next, blocks, out, stride); break;
-    case 2: score_tile<2, NEXT>(a, q, keys, next, blocks, out, stride); break;
-    case 3: score_tile<3, NEXT>(a, q, keys, next, blocks, out, stride); break;
-    case 4: score_tile<4, NEXT>(a, q, keys, next, blocks, out, stride); break;
-  }
+  const float* next = ahead.next;
+  auto at = [&](int b) { return Ahead{next ? next + b * block : nullptr, ahead.turn, ahead.turns}; };
+  int b = 0;
+  for (; b + B <= blocks; b += B) score_blocks<QB, B>(a, q0, keys + b * block, at(b), out + b * LANES, stride);
+  for (; b < blocks; b++) score_blocks<QB, 1>(a, q0, keys + b * block, at(b), out + b * LANES, stride);
 }
 
 // `next` may be null.
 void score(const Attend& a, const float* keys, const float* next, int blocks, float* out, size_t stride) {
-  for (int q = 0; q < a.queries; q += TILE) {
-    int count = least(TILE, a.queries - q);
-    if (next && !q) score_some<true>(a, q, count, keys, next, blocks, out, stride);
-    else score_some<false>(a, q, count, keys, keys, blocks, out, stride);
+  Ahead ahead{next, 0, (a.queries + TILE - 1) / TILE};
+  for (int q = 0; q < a.queries; q += TILE, ahead.turn++) {
+    switch (least(TILE, a.queries - q)) {
+      case 1: score_tile<1>(a, q, keys, ahead, blocks, out, stride); break;
+      case 2: score_tile<2>(a, q, keys, ahead, blocks, out, stride); break;
+      case 3: score_tile<3>(a, q, keys, ahead, blocks, out, stride); break;
+      case 4: score_tile<4>(a, q, keys, ahead, blocks, out, stride); break;
+    }
   }
 }
 
@@ -258,52 +268,53 @@ INL float soften(float* s, const Span* spans, int from, int lead, int low, int c
   return total + tree(part);
 }
 
-// Adds n rows of values, weighted, to the running sums of QB queries, in order. NEXT as above.
-template <int QB, int NB, bool NEXT>
-INL void add_block(const Attend& a, int q0, const float* rows, const float* next, int slot, int n, int column, float* sums) {
+// Adds n rows of values, weighted, to the running sums of QB queries, in order.
+template <int QB, int NB>
+INL void add_block(const Attend& a, int q0, const float* rows, const Ahead& ahead, int slot, int n, int column, float* sums) {
   size_t pad = a.head_pad;
+  Span mine = ahead.mine(n);
+  const float* next = ahead.next + mine.from * pad + column;
   F acc[QB][NB];
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < NB; b++) acc[q][b] = load(sums + (q0 + q) * pad + column + b * LANES);
   const float* weight = a.scores + q0 * a.score_stride + slot;
-  for (int j = 0; j < n; j++) {
+  auto add = [&](int j) __attribute__((always_inline)) {
     F v[NB];
     for (int b = 0; b < NB; b++) v[b] = load(rows + j * pad + column + b * LANES);
-    for (int b = 0; NEXT && b < NB; b++) fetch(next + j * pad + column + b * LANES);
     for (int q = 0; q < QB; q++) {
       F p = set(weight[q * a.score_stride + j]);
       for (int b = 0; b < NB; b++) acc[q][b] = fma(v[b], p, acc[q][b]);
     }
+  };
+  int j = 0;
+  for (; j < mine.to - mine.from; j++) {
+    add(j);
+    for (int b = 0; b < NB; b++) fetch(next + j * pad + b * LANES);
   }
+  for (; j < n; j++) add(j);
   for (int q = 0; q < QB; q++)
     for (int b = 0; b < NB; b++) store(sums + (q0 + q) * pad + column + b * LANES, acc[q][b]);
 }
 
-template <int QB, bool NEXT>
-void add_tile(const Attend& a, int q0, const float* rows, const float* next, int slot, int n, float* sums) {
+template <int QB>
+void add_tile(const Attend& a, int q0, const float* rows, const Ahead& ahead, int slot, int n, float* sums) {
   int c = 0;
 #if defined(__AVX512F__)
-  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) add_block<QB, 4, NEXT>(a, q0, rows, next, slot, n, c, sums);
+  for (; c + 4 * LANES <= a.head_pad; c += 4 * LANES) add_block<QB, 4>(a, q0, rows, ahead, slot, n, c, sums);
 #endif
-  for (; c < a.head_pad; c += LANES) add_block<QB, 1, NEXT>(a, q0, rows, next, slot, n, c, sums);
+  for (; c < a.head_pad; c += LANES) add_block<QB, 1>(a, q0, rows, ahead, slot, n, c, sums);
 }
 
-template <bool NEXT>
-void add_some(const Attend& a, int q, int count, const float* rows, const float* next, int slot, int n, float* sums) {
-  switch (count) {
-    case 1: add_tile<1, NEXT>(a, q, rows, next, slot, n, sums); break;
-    case 2: add_tile<2, NEXT>(a, q, rows, next, slot, n, sums); break;
-    case 3: add_tile<3, NEXT>(a, q, rows, next, slot, n, sums); break;
-    case 4: add_tile<4, NEXT>(a, q, rows, next, slot, n, sums); break;
-  }
-}
-
-// `next` may be null.
+// `next`, the same rows of the next page, may be null.
 void add_rows(const Attend& a, int q0, int q1, const float* rows, const float* next, int slot, int n, float* sums) {
-  for (int q = q0; q < q1; q += TILE) {
-    int count = least(TILE, q1 - q);
-    if (next && q == q0) add_some<true>(a, q, count, rows, next, slot, n, sums);
-    else add_some<false>(a, q, count, rows, rows, slot, n, sums);
+  Ahead ahead{next, 0, (q1 - q0 + TILE - 1) / TILE};
+  for (int q = q0; q < q1; q += TILE, ahead.turn++) {
+    switch (least(TILE, q1 - q)) {
+      case 1: add_tile<1>(a, q, rows, ahead, slot, n, sums); break;
+      case 2: add_tile<2>(a, q, rows, ahead, slot, n, sums); break;
+      case 3: add_tile<3>(a, q, rows, ahead, slot, n, sums); break;
+      case 4: add_tile<4>(a, q, rows, ahead, slot, n, sums); break;
+    }
   }
 }
 

@@ -35,7 +35,7 @@ struct I { vi v[REGS]; };
 
 #define EACH _Pragma("GCC unroll 4") for (int i = 0; i < REGS; i++)
 
-INL void fetch(const void* p) { __builtin_prefetch(p); }
+INL void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 INL F load(const float* p) { F r; EACH __builtin_memcpy(&r.v[i], p + i * REG_LANES, REG_BYTES); return r; }
 INL void store(float* p, F a) { EACH __builtin_memcpy(p + i * REG_LANES, &a.v[i], REG_BYTES); }
 INL I load(const int32_t* p) { I r; EACH __builtin_memcpy(&r.v[i], p + i * REG_LANES, REG_BYTES); return r; }
