@@ -79,16 +79,18 @@ void Pass::prepare() {
     if (groups.empty() || groups.back().row != node[i].row) groups.push_back({node[i].row, i, 0, 0});
     groups.back().count++;
   }
-  int most = 0;
+  int most = 1;
   for (const Group& g : groups) most = std::max(most, g.count * group);
-  // As many queries to a call as leave every thread the same number of calls, or enough calls to share out.
-  for (take = std::min(QUERIES, round_up(most, TILE));; take = round_up(take / 2, TILE)) {
+  // As few calls as possible, alike in size: each goes over all keys and values, which costs more than threads that wait.
+  // More only where threads would have none.
+  for (int calls = (most + QUERIES - 1) / QUERIES;; calls *= 2) {
+    take = round_up((most + calls - 1) / calls, TILE);
     units = 0;
     for (Group& g : groups) {
       g.units = (g.count * group + take - 1) / take;
       units += g.units * c.kv_heads;
     }
-    if (take <= TILE || units % threads == 0 || units >= 4 * threads) break;
+    if (take <= TILE || units >= threads) break;
   }
   int pairs = (int)groups.size() * c.kv_heads;
   fused = threads == 1 || pairs >= 4 * threads || (pairs % threads == 0 && count == (int)groups.size());
