@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from steno.cache.half import Half
 from steno.core import Nodes, Plan, knob_class
 from steno.core.errors import DataError
 from steno.decode.base import Request
@@ -104,6 +105,21 @@ def test_a_prompt_that_goes_on_keeps_what_is_shared():
     # All of the first; of its continuation one new token and two that the first's last step did not commit; of the
     # third what leaves the first.
     assert counted.tokens == (len(base.prompt) - 1) + 3 + (len(other.prompt) - 1 - 4)
+
+
+def test_a_cache_that_cannot_be_shortened_is_filled_anew():
+    base = recordings(1)[0]
+    other = Recording("other", (*base.prompt[:4], 1, 2, 3), (4, 5))
+    inner = load(ModelSpec(source="nib", threads=1))
+    model = Replayed(inner, [base, other], Half(block=1))
+    for text in (base, other):
+        done, _ = replay(model, [text], Plan())
+        assert [c.tokens for c in done] == [text.output]
+    session, alone = model.open(1, 64), inner.open(1, 64, Half(block=1))
+    pending = Nodes(tokens=np.array([[9]], np.int32), parents=np.array([[-1]], np.int32))
+    for each in (session, alone):
+        each.prefill([[*base.prompt[:4], 8, 8]])
+    assert (session.forward(pending).logits == alone.forward(pending).logits).all()
 
 
 def test_recordings_that_cannot_be_told_apart_are_refused():

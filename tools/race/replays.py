@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from steno.cache.half import Half
 from steno.core import Keeps, Plan
 from steno.decode.base import Request
 from steno.decode.loop import Loop
@@ -44,7 +45,8 @@ class StenoReplay:
     """A plan has a loop of its own that lives as long as the race: drafters remember earlier outputs."""
 
     def __init__(self, engine: "Steno", recordings: Sequence[Recording]) -> None:
-        self.model = Replayed(engine.model, recordings)
+        # llama.cpp keeps keys and values in float16: so does steno here.
+        self.model = Replayed(engine.model, recordings, Half())
         self.by_name = {r.name: r for r in recordings}
         self._loops: dict[str, Loop] = {}
 

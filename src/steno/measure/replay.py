@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steno.core import PAD, ROOT, CacheSpec, Caps, Model, Nodes, Session, Step, Want
-from steno.core.errors import DataError
+from steno.core.errors import CapsError, DataError
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -33,11 +33,14 @@ class Recording:
 class Replayed:
     """`model` with its choices replaced by recordings, which are told apart by their prompts. A `core.Model`.
 
+    cache  the form of sessions that are opened with none
+
     Raises DataError where two recordings share a prompt, or one has less than two prompt tokens or no output.
     """
 
-    def __init__(self, model: Model, recordings: Sequence[Recording]) -> None:
+    def __init__(self, model: Model, recordings: Sequence[Recording], cache: CacheSpec | None = None) -> None:
         self.model = model
+        self.cache = cache
         self.backend = model.backend
         self.vocab = model.vocab
         self.context = model.context
@@ -62,6 +65,7 @@ class Replayed:
 
     def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> "ReplaySession":
         """A session; one of the same form that was opened before is emptied and given again, its prompts kept."""
+        cache = cache or self.cache
         key = batch, capacity, cache
         kept = self._kept.get(key)
         if kept is None:
@@ -98,7 +102,13 @@ class ReplaySession:
                 shared[row], rest[row] = same, want[same:]
                 self._ids[row] = want
                 self._text[row] = self._texts.get(tuple(want), self._text[row])
-        self._shorten(shared)
+        try:
+            self._shorten(shared)
+        except CapsError:
+            # A cache that has sealed what would go cannot be shortened: these rows begin anew.
+            gone = [n < len(held) for n, held in zip(shared, self._held, strict=True)]
+            self._shorten([0 if cut else n for cut, n in zip(gone, shared, strict=True)])
+            rest = [list(self._ids[row]) if cut else rest[row] for row, cut in enumerate(gone)]
         out = self.inner.prefill(rest, last=last)
         self._held = [list(ids) for ids in self._ids]
         return out
