@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ NEARLY = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiniCache(CacheKnob):
+class MiniCache(BlockKnob):
     """Layers from `start` on are merged two by two; `retain` 100 changes nothing but the lengths' rounding."""
 
     card: ClassVar[Card] = CARD
@@ -46,9 +46,6 @@ class MiniCache(CacheKnob):
     retain: Annotated[float, Span(0, 100, "percent of the tokens")] = 5.0
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm
