@@ -19,6 +19,7 @@ from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV
 from steno.cache.prune import Prune
+from steno.cache.razor import Razor
 from steno.cache.rotatekv import RotateKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
@@ -47,6 +48,7 @@ STRESS = [
     Staircase(first=0, second=0, residual=0, block=4),
     LaCache(budget=8, sinks=2, residual=3, block=5),
     MiniCache(start=0, residual=3, block=32),
+    Razor(heads=(0, 3), window=9, share=30, sinks=2, residual=3, block=64),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

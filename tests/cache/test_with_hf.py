@@ -28,6 +28,7 @@ from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV, with_shares
 from steno.cache.prune import Prune
+from steno.cache.razor import Razor, with_heads
 from steno.cache.rotatekv import RotateKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
@@ -61,6 +62,7 @@ MORE = [
     MiKV(important=8, low_bits=2, group=8, residual=4, block=8),
     LaCache(budget=16, residual=8, block=8),
     PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
+    Razor(heads=(1, 4), window=8, residual=8, block=4),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
@@ -325,6 +327,9 @@ def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
     fitted = with_shares(PrefixKV(budget=8), free, [prompt, prompt[:20]])
     assert len(fitted.shares) == 3
     assert sum(fitted.shares) == pytest.approx(3, abs=1e-3)
+    heads = with_heads(Razor(), free, tokens=20).heads
+    assert set(heads) <= set(range(6))
+    assert 1 <= len(heads) <= 3
     norms = with_norms(AdaQuant(), free, [prompt])
     keys = next(witness(free, [prompt]))[1].k
     assert norms.key_norms[1] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)

@@ -139,8 +139,13 @@ def digest(tier: Stored, rows: Sequence[int] | None = None) -> list[str]:
 def oracle(
     knob: CacheKnob, tier: Stored, layer: int, q: Tensor, positions: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention over `materialise`, query by query, in float64."""
+    """Softmax attention over `materialise`, query by query, in float64.
+
+    A slot of a tier that folds what it drops may stand for several tokens, and a part of it may have no slots at all.
+    """
     k, v, where = tier.materialise(layer)
+    counted, beyond = getattr(tier, "counted", None), getattr(tier, "beyond", None)
+    extra = counted(layer)[3] if counted else torch.zeros(k.shape[:3])
     batch, heads, width, _ = q.shape
     share = heads // k.shape[1]
     out = torch.zeros(q.shape, dtype=torch.float64)
@@ -156,8 +161,15 @@ def oracle(
                     visible &= rule[0]
                 if visible.any():
                     scores = k[b, h // share][visible].double() @ q[b, h, w].double() * scale
+                    scores += extra[b, h // share][visible]
                     lse[b, h, w] = scores.logsumexp(0)
                     out[b, h, w] = scores.softmax(0) @ v[b, h // share][visible].double()
+        part = beyond(b, layer, (q[b].float() * scale).view(k.shape[1], -1, q.shape[3])) if beyond else None
+        if part is not None:
+            more, more_lse = part[0].double().view(q.shape[1:]), part[1].double().view(q.shape[1:3])
+            both = torch.logaddexp(lse[b], more_lse)
+            out[b] = out[b] * (lse[b] - both).exp()[..., None] + more * (more_lse - both).exp()[..., None]
+            lse[b] = both
     return out, lse
 
 
