@@ -12,6 +12,7 @@ from steno.cache import CacheKnob, _paged
 from steno.cache.adaquant import AdaQuant
 from steno.cache.affine import Affine
 from steno.cache.dense import Dense
+from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
 from steno.cache.lacache import LaCache
@@ -49,6 +50,7 @@ STRESS = [
     LaCache(budget=8, sinks=2, residual=3, block=5),
     MiniCache(start=0, residual=3, block=32),
     Razor(heads=(0, 3), window=9, share=30, sinks=2, residual=3, block=64),
+    EMS(budget=6, similarity=-1, floor=0, window=2, kernel=3, residual=3, block=5),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

@@ -20,6 +20,7 @@ from steno.cache._witness import received, witness
 from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
 from steno.cache.dense import Dense
+from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
 from steno.cache.kvquant import KVQuant
@@ -63,6 +64,7 @@ MORE = [
     LaCache(budget=16, residual=8, block=8),
     PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
     Razor(heads=(1, 4), window=8, residual=8, block=4),
+    EMS(budget=12, similarity=0.3, window=4, kernel=3, residual=8, block=4),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]

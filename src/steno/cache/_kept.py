@@ -218,6 +218,7 @@ class KeptTier:
         held = self._rows[row][layer]
         new = torch.arange(start, start + tokens, dtype=torch.int32, device=k.device).repeat(groups, 1)
         old = [shelf.form.decode(h.parts) for shelf, h in zip(self.shelves[layer], held, strict=False)]
+        counts = [_log_counts(h) for h in held]
         past = [h.positions.float() * 0 if h.ranks is None else h.ranks for h in held]
         scene = Scene(
             layer=layer,
@@ -225,6 +226,7 @@ class KeptTier:
             positions=torch.cat([*(h.positions for h in held), new], 1),
             past=torch.cat([*past, torch.zeros(groups, tokens, device=k.device)], 1),
             q=q.float().unflatten(0, (groups, -1)), near=near.float(), start=start, sealing=tokens,
+            log_counts=torch.cat([*counts, torch.zeros(groups, tokens, device=k.device)], 1),
         )  # fmt: skip
         return scene, old
 
@@ -277,11 +279,10 @@ class KeptTier:
         """What a row holds, a page at a time."""
         for shelf, held in zip(self.shelves[layer], self._rows[row][layer], strict=False):
             for start in range(0, held.tokens, self.page_tokens):
-                parts = {name: part[:, start : start + self.page_tokens] for name, part in held.parts.items()}
-                counts = parts.get("counts")
-                k, v = shelf.form.decode(parts)
-                where = held.positions[:, start : start + self.page_tokens]
-                yield Slots(k, v, where, None if counts is None else counts.float().log())
+                span = slice(start, start + self.page_tokens)
+                k, v = shelf.form.decode({name: part[:, span] for name, part in held.parts.items()})
+                counts = _log_counts(held)[:, span] if "counts" in held.parts else None
+                yield Slots(k, v, held.positions[:, span], counts)
 
     def _unique(self) -> list[Held | Notes]:
         held = [item for row in self._rows for layer in row for item in layer]
@@ -294,6 +295,12 @@ class ObservingTier(KeptTier):
 
     def observe(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
         self._seen = q, k
+
+
+def _log_counts(held: Held) -> Tensor:
+    """The logarithm of how many tokens each slot stands for [G, n]."""
+    counts = held.parts.get("counts")
+    return held.positions.float() * 0 if counts is None else counts.float().log()
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
