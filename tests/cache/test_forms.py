@@ -11,6 +11,7 @@ from tier_contract import CHECKS, Feed, kv_shape
 from steno.cache import CacheKnob, _paged
 from steno.cache.adaquant import AdaQuant
 from steno.cache.affine import Affine
+from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
 from steno.cache.ems import EMS
 from steno.cache.gear import Gear
@@ -51,6 +52,7 @@ STRESS = [
     MiniCache(start=0, residual=3, block=32),
     Razor(heads=(0, 3), window=9, share=30, sinks=2, residual=3, block=64),
     EMS(budget=6, similarity=-1, floor=0, window=2, kernel=3, residual=3, block=5),
+    Citrus(budget=9, instruction=5, residual=3, block=4),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

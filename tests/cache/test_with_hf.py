@@ -19,6 +19,7 @@ from steno.cache._turn import turn
 from steno.cache._witness import received, witness
 from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
+from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
 from steno.cache.ems import EMS
 from steno.cache.gear import Gear
@@ -65,6 +66,7 @@ MORE = [
     PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
     Razor(heads=(1, 4), window=8, residual=8, block=4),
     EMS(budget=12, similarity=0.3, window=4, kernel=3, residual=8, block=4),
+    Citrus(budget=12, instruction=6, residual=8, block=4),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]

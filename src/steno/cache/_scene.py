@@ -25,6 +25,7 @@ class Scene:
     start      position of the first open token
     sealing    how many of the open tokens join now: the newest `sealing` candidates
     log_counts [G, S] the logarithm of how many tokens a candidate stands for
+    asks       [G, R, n, D] queries that the tier kept, as if asked behind the open tokens; None: it keeps none
     """
 
     layer: int
@@ -36,6 +37,7 @@ class Scene:
     start: int
     sealing: int
     log_counts: Tensor
+    asks: Tensor | None = None
 
     def attention(self, first: int, last: int) -> Tensor:
         """[G, R, last - first, S]: what the open tokens [first, last) give each candidate of all they may see."""
