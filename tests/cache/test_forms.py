@@ -23,6 +23,7 @@ from steno.cache.prefixkv import PrefixKV
 from steno.cache.prune import Prune
 from steno.cache.razor import Razor
 from steno.cache.rotatekv import RotateKV
+from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
@@ -53,6 +54,7 @@ STRESS = [
     Razor(heads=(0, 3), window=9, share=30, sinks=2, residual=3, block=64),
     EMS(budget=6, similarity=-1, floor=0, window=2, kernel=3, residual=3, block=5),
     Citrus(budget=9, instruction=5, residual=3, block=4),
+    SentenceKV(pool=30, budget=9, ends=(3, 8, 19), longest=5, sinks=2, window=2, kernel=3, residual=3, block=7),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

@@ -32,6 +32,7 @@ from steno.cache.prefixkv import PrefixKV, with_shares
 from steno.cache.prune import Prune
 from steno.cache.razor import Razor, with_heads
 from steno.cache.rotatekv import RotateKV
+from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
@@ -67,6 +68,7 @@ MORE = [
     Razor(heads=(1, 4), window=8, residual=8, block=4),
     EMS(budget=12, similarity=0.3, window=4, kernel=3, residual=8, block=4),
     Citrus(budget=12, instruction=6, residual=8, block=4),
+    SentenceKV(pool=24, budget=12, ends=(3, 9, 17), longest=5, window=4, kernel=3, residual=8, block=4),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
