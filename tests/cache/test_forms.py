@@ -11,6 +11,7 @@ from tier_contract import CHECKS, Feed, kv_shape
 from steno.cache import CacheKnob, _paged
 from steno.cache.adaquant import AdaQuant
 from steno.cache.affine import Affine
+from steno.cache.cachegen import CacheGen
 from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
 from steno.cache.ems import EMS
@@ -55,6 +56,7 @@ STRESS = [
     EMS(budget=6, similarity=-1, floor=0, window=2, kernel=3, residual=3, block=5),
     Citrus(budget=9, instruction=5, residual=3, block=4),
     SentenceKV(pool=30, budget=9, ends=(3, 8, 19), longest=5, sinks=2, window=2, kernel=3, residual=3, block=7),
+    CacheGen(key_bits=(3, 2), value_bits=(8,), group=8, residual=3, block=32),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

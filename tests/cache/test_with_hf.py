@@ -19,6 +19,7 @@ from steno.cache._turn import turn
 from steno.cache._witness import received, witness
 from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
+from steno.cache.cachegen import CacheGen
 from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
 from steno.cache.ems import EMS
@@ -69,6 +70,7 @@ MORE = [
     EMS(budget=12, similarity=0.3, window=4, kernel=3, residual=8, block=4),
     Citrus(budget=12, instruction=6, residual=8, block=4),
     SentenceKV(pool=24, budget=12, ends=(3, 9, 17), longest=5, window=4, kernel=3, residual=8, block=4),
+    CacheGen(residual=8, block=32),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
