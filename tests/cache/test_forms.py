@@ -17,6 +17,7 @@ from steno.cache.dense import Dense
 from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
+from steno.cache.kvheads import KVHeads
 from steno.cache.lacache import LaCache
 from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
@@ -57,6 +58,7 @@ STRESS = [
     Citrus(budget=9, instruction=5, residual=3, block=4),
     SentenceKV(pool=30, budget=9, ends=(3, 8, 19), longest=5, sinks=2, window=2, kernel=3, residual=3, block=7),
     CacheGen(key_bits=(3, 2), value_bits=(8,), group=8, residual=3, block=32),
+    KVHeads(heads=1, keep=50, residual=3, block=5),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

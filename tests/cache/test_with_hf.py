@@ -6,6 +6,7 @@ are decoded one at a time or many at a time from drafts that are sometimes right
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from steno.cache.dense import Dense
 from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
+from steno.cache.kvheads import KVHeads, fit
 from steno.cache.kvquant import KVQuant
 from steno.cache.lacache import LaCache
 from steno.cache.mikv import MiKV
@@ -71,6 +73,7 @@ MORE = [
     Citrus(budget=12, instruction=6, residual=8, block=4),
     SentenceKV(pool=24, budget=12, ends=(3, 9, 17), longest=5, window=4, kernel=3, residual=8, block=4),
     CacheGen(residual=8, block=32),
+    KVHeads(residual=8, block=8),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
@@ -341,6 +344,18 @@ def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
     norms = with_norms(AdaQuant(), free, [prompt])
     keys = next(witness(free, [prompt]))[1].k
     assert norms.key_norms[1] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)
+
+
+def test_a_basis_is_fitted_to_keys_before_rotation(free, tmp_path):
+    """With every direction kept the fitted form is dense to rounding, through the model's own rotation."""
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(60)]
+    knob = fit(KVHeads(keep=200, residual=4, block=8), free, [prompt], tmp_path / "basis.safetensors")
+    want = free.open(1, 64).prefill([prompt], last=True)
+    np.testing.assert_allclose(free.open(1, 64, knob).prefill([prompt], last=True), want, atol=5e-3, rtol=0)
+    few = replace(knob, keep=100)
+    mean = replace(few, basis="")
+    gaps = [float(np.abs(free.open(1, 64, form).prefill([prompt], last=True) - want).mean()) for form in (few, mean)]
+    assert 0.01 < gaps[0] < gaps[1]
 
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):
