@@ -11,6 +11,7 @@ from tier_contract import CHECKS, Feed, kv_shape
 from steno.cache import CacheKnob, _paged
 from steno.cache.adaquant import AdaQuant
 from steno.cache.affine import Affine
+from steno.cache.aqua import Aqua
 from steno.cache.cachegen import CacheGen
 from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
@@ -59,6 +60,7 @@ STRESS = [
     SentenceKV(pool=30, budget=9, ends=(3, 8, 19), longest=5, sinks=2, window=2, kernel=3, residual=3, block=7),
     CacheGen(key_bits=(3, 2), value_bits=(8,), group=8, residual=3, block=32),
     KVHeads(heads=1, keep=50, residual=3, block=5),
+    Aqua(bits=3, first_bits=8, sinks=0, residual=3, block=32),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

@@ -14,19 +14,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from steno.cache import CacheKnob
+from steno.cache import CacheKnob, aqua, kvheads
 from steno.cache._ledger import bits_per_value
 from steno.cache._turn import turn
 from steno.cache._witness import received, witness
 from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
+from steno.cache.aqua import Aqua
 from steno.cache.cachegen import CacheGen
 from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
 from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
-from steno.cache.kvheads import KVHeads, fit
+from steno.cache.kvheads import KVHeads
 from steno.cache.kvquant import KVQuant
 from steno.cache.lacache import LaCache
 from steno.cache.mikv import MiKV
@@ -74,6 +75,7 @@ MORE = [
     SentenceKV(pool=24, budget=12, ends=(3, 9, 17), longest=5, window=4, kernel=3, residual=8, block=4),
     CacheGen(residual=8, block=32),
     KVHeads(residual=8, block=8),
+    Aqua(residual=8, block=32),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
@@ -349,13 +351,18 @@ def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
 def test_a_basis_is_fitted_to_keys_before_rotation(free, tmp_path):
     """With every direction kept the fitted form is dense to rounding, through the model's own rotation."""
     prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(60)]
-    knob = fit(KVHeads(keep=200, residual=4, block=8), free, [prompt], tmp_path / "basis.safetensors")
+    knob = kvheads.fit(KVHeads(keep=200, residual=4, block=8), free, [prompt], tmp_path / "basis.safetensors")
     want = free.open(1, 64).prefill([prompt], last=True)
     np.testing.assert_allclose(free.open(1, 64, knob).prefill([prompt], last=True), want, atol=5e-3, rtol=0)
     few = replace(knob, keep=100)
     mean = replace(few, basis="")
     gaps = [float(np.abs(free.open(1, 64, form).prefill([prompt], last=True) - want).mean()) for form in (few, mean)]
     assert 0.01 < gaps[0] < gaps[1]
+    # Predictors are fitted on the same text, so they must help on it.
+    plain = Aqua(residual=4, block=32)
+    told = aqua.fit(plain, free, [prompt], tmp_path / "aqua.safetensors")
+    near, far = (float(np.abs(free.open(1, 64, f).prefill([prompt], last=True) - want).mean()) for f in (told, plain))
+    assert near < far
 
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):

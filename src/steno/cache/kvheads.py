@@ -2,8 +2,8 @@
 
 Effectively Compress KV Heads for LLM. Keys and values of several heads, side by side, are nearly of low rank; so a
 group of heads is kept as one head of its first principal directions, found once on calibration text, and each query
-head reads its own share back. Keys are projected before rotation and turned after they are read, which is the paper's way
-with rotary models.
+head reads its own share back. Keys are projected before rotation and turned after they are read, which is the paper's
+way with rotary models.
 
 What differs from the paper: the model's weights stay, and the projection happens where tokens enter and leave the
 cache, so memory shrinks and arithmetic does not; nothing is fine-tuned afterwards; `keep` may take fewer directions
