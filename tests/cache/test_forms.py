@@ -11,15 +11,22 @@ from tier_contract import CHECKS, Feed, kv_shape
 from steno.cache import CacheKnob, _paged
 from steno.cache.adaquant import AdaQuant
 from steno.cache.affine import Affine
+from steno.cache.aqua import Aqua
+from steno.cache.cachegen import CacheGen
+from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
+from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
+from steno.cache.kvheads import KVHeads
 from steno.cache.lacache import LaCache
 from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV
 from steno.cache.prune import Prune
+from steno.cache.razor import Razor
 from steno.cache.rotatekv import RotateKV
+from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
@@ -47,6 +54,13 @@ STRESS = [
     Staircase(first=0, second=0, residual=0, block=4),
     LaCache(budget=8, sinks=2, residual=3, block=5),
     MiniCache(start=0, residual=3, block=32),
+    Razor(heads=(0, 3), window=9, share=30, sinks=2, residual=3, block=64),
+    EMS(budget=6, similarity=-1, floor=0, window=2, kernel=3, residual=3, block=5),
+    Citrus(budget=9, instruction=5, residual=3, block=4),
+    SentenceKV(pool=30, budget=9, ends=(3, 8, 19), longest=5, sinks=2, window=2, kernel=3, residual=3, block=7),
+    CacheGen(key_bits=(3, 2), value_bits=(8,), group=8, residual=3, block=32),
+    KVHeads(heads=1, keep=50, residual=3, block=5),
+    Aqua(bits=3, first_bits=8, sinks=0, residual=3, block=32),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

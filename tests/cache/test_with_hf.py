@@ -6,6 +6,7 @@ are decoded one at a time or many at a time from drafts that are sometimes right
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,29 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from steno.cache import CacheKnob
+from steno.cache import CacheKnob, aqua, kvheads
 from steno.cache._ledger import bits_per_value
 from steno.cache._turn import turn
 from steno.cache._witness import received, witness
 from steno.cache.adaquant import AdaQuant, with_norms
 from steno.cache.affine import Affine
+from steno.cache.aqua import Aqua
+from steno.cache.cachegen import CacheGen
+from steno.cache.citrus import Citrus
 from steno.cache.dense import Dense
+from steno.cache.ems import EMS
 from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
+from steno.cache.kvheads import KVHeads
 from steno.cache.kvquant import KVQuant
 from steno.cache.lacache import LaCache
 from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV, with_shares
 from steno.cache.prune import Prune
+from steno.cache.razor import Razor, with_heads
 from steno.cache.rotatekv import RotateKV
+from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
@@ -61,6 +69,13 @@ MORE = [
     MiKV(important=8, low_bits=2, group=8, residual=4, block=8),
     LaCache(budget=16, residual=8, block=8),
     PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
+    Razor(heads=(1, 4), window=8, residual=8, block=4),
+    EMS(budget=12, similarity=0.3, window=4, kernel=3, residual=8, block=4),
+    Citrus(budget=12, instruction=6, residual=8, block=4),
+    SentenceKV(pool=24, budget=12, ends=(3, 9, 17), longest=5, window=4, kernel=3, residual=8, block=4),
+    CacheGen(residual=8, block=32),
+    KVHeads(residual=8, block=8),
+    Aqua(residual=8, block=32),
     MiniCache(start=0, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
@@ -325,9 +340,29 @@ def test_what_a_witness_sees_is_what_the_model_attends_to(free, folder):
     fitted = with_shares(PrefixKV(budget=8), free, [prompt, prompt[:20]])
     assert len(fitted.shares) == 3
     assert sum(fitted.shares) == pytest.approx(3, abs=1e-3)
+    heads = with_heads(Razor(), free, tokens=20).heads
+    assert set(heads) <= set(range(6))
+    assert 1 <= len(heads) <= 3
     norms = with_norms(AdaQuant(), free, [prompt])
     keys = next(witness(free, [prompt]))[1].k
     assert norms.key_norms[1] == pytest.approx(float(torch.linalg.svdvals(keys)[:, 0].mean()), rel=1e-3)
+
+
+def test_a_basis_is_fitted_to_keys_before_rotation(free, tmp_path):
+    """With every direction kept the fitted form is dense to rounding, through the model's own rotation."""
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(60)]
+    knob = kvheads.fit(KVHeads(keep=200, residual=4, block=8), free, [prompt], tmp_path / "basis.safetensors")
+    want = free.open(1, 64).prefill([prompt], last=True)
+    np.testing.assert_allclose(free.open(1, 64, knob).prefill([prompt], last=True), want, atol=5e-3, rtol=0)
+    few = replace(knob, keep=100)
+    mean = replace(few, basis="")
+    gaps = [float(np.abs(free.open(1, 64, form).prefill([prompt], last=True) - want).mean()) for form in (few, mean)]
+    assert 0.01 < gaps[0] < gaps[1]
+    # Predictors are fitted on the same text, so they must help on it.
+    plain = Aqua(residual=4, block=32)
+    told = aqua.fit(plain, free, [prompt], tmp_path / "aqua.safetensors")
+    near, far = (float(np.abs(free.open(1, 64, f).prefill([prompt], last=True) - want).mean()) for f in (told, plain))
+    assert near < far
 
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):

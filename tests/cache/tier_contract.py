@@ -18,7 +18,7 @@ from steno.cache._ledger import marginal_bytes, resident_bytes
 from steno.cache._paged import PagedTier
 from steno.core import KVShape, Tier
 from steno.core.errors import CapsError
-from steno.core.tier import Observer, Rope
+from steno.core.tier import Observer, Reader, Rope
 
 CPU = torch.device("cpu")
 
@@ -51,6 +51,11 @@ def queries(seed: int, shape: KVShape, length: int) -> Tensor:
         block = block[0] + block[1, :, :, :1]
         q[:, :, start : start + 64] = block[:, :, : length - start]
     return q.to(shape.dtype)
+
+
+def tokens(seed: int, length: int) -> Tensor:
+    """Ids [T] of a text, below 20."""
+    return (torch.arange(length) * (2 * seed + 7) + torch.arange(length) ** 2 * 3) % 20
 
 
 class Stored(Tier, Protocol):
@@ -99,6 +104,8 @@ class Feed:
         low, high = self.held.sealed[row], self.knob.due(length)
         if high > low:
             k, v = text(self.seeds[row], self.shape, high)
+            if isinstance(self.held, Reader):
+                self.held.read(row, tokens(self.seeds[row], length)[low:])
             for layer in range(self.shape.layers):
                 keys, values = k[layer, :, low:high].clone(), v[layer, :, low:high].clone()
                 before = keys.clone(), values.clone()
@@ -139,8 +146,13 @@ def digest(tier: Stored, rows: Sequence[int] | None = None) -> list[str]:
 def oracle(
     knob: CacheKnob, tier: Stored, layer: int, q: Tensor, positions: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention over `materialise`, query by query, in float64."""
+    """Softmax attention over `materialise`, query by query, in float64.
+
+    A slot of a tier that folds what it drops may stand for several tokens, and a part of it may have no slots at all.
+    """
     k, v, where = tier.materialise(layer)
+    counted, beyond = getattr(tier, "counted", None), getattr(tier, "beyond", None)
+    extra = counted(layer)[3] if counted else torch.zeros(k.shape[:3])
     batch, heads, width, _ = q.shape
     share = heads // k.shape[1]
     out = torch.zeros(q.shape, dtype=torch.float64)
@@ -156,8 +168,15 @@ def oracle(
                     visible &= rule[0]
                 if visible.any():
                     scores = k[b, h // share][visible].double() @ q[b, h, w].double() * scale
+                    scores += extra[b, h // share][visible]
                     lse[b, h, w] = scores.logsumexp(0)
                     out[b, h, w] = scores.softmax(0) @ v[b, h // share][visible].double()
+        part = beyond(b, layer, (q[b].float() * scale).view(k.shape[1], -1, q.shape[3])) if beyond else None
+        if part is not None:
+            more, more_lse = part[0].double().view(q.shape[1:]), part[1].double().view(q.shape[1:3])
+            both = torch.logaddexp(lse[b], more_lse)
+            out[b] = out[b] * (lse[b] - both).exp()[..., None] + more * (more_lse - both).exp()[..., None]
+            lse[b] = both
     return out, lse
 
 
@@ -243,7 +262,10 @@ def contents_depend_on_committed_tokens_alone(knob: CacheKnob) -> None:
 
 
 def sealed_tokens_never_change(knob: CacheKnob) -> None:
-    """A token keeps its bits as long as it is held, and never comes back; a form that ages tokens (`ages`) may not."""
+    """A token keeps its bits as long as it is held, and never comes back.
+
+    Where a form ages tokens (`ages`) it may change them; where it holds more than it shows (`recalls`) they come back.
+    """
     feed = Feed(knob, kv_shape(batch=1), seeds=[4])
     before: dict[tuple[int, int], Tensor] = {}
     sealed = 0
@@ -258,7 +280,7 @@ def sealed_tokens_never_change(knob: CacheKnob) -> None:
             now |= {(g, p): torch.stack([k[0, g, s], v[0, g, s]]) for s, p in enumerate(where[0, g].tolist()) if p >= 0}
         assert {p for _, p in now} <= set(range(feed.held.sealed[0]))
         for key in now:
-            assert key in before or key[1] >= sealed
+            assert key in before or key[1] >= sealed or getattr(knob, "recalls", False)
             if key in before and not getattr(knob, "ages", False):
                 assert torch.equal(now[key], before[key])
         before, sealed = now, feed.held.sealed[0]

@@ -32,6 +32,20 @@ def test_scan_imports_nothing(tmp_path):
     assert found["cache.boom"]["fields"] == {"size": ["int", "3"]}
 
 
+def test_fields_of_the_rooms_base_stand_before_the_methods_own(tmp_path):
+    room = tmp_path / "decode" / "draft"
+    room.mkdir(parents=True)
+    (room.parent / "base.py").write_text(
+        "class A(Knob):\n    size: int = 1\n    card: ClassVar[Card]\nclass B(A):\n    width: int = 2\n"
+    )
+    (room / "boom.py").write_text(
+        '"""Boom."""\nCARD = Card(paper="A paper")\n'
+        "class Boom(B):\n    card: ClassVar[Card] = CARD\n    own: int = 3\n    size: float = 4.0\n"
+    )
+    fields = index.scan(tmp_path)["decode.draft.boom"]["fields"]
+    assert list(fields.items()) == [("size", ["float", "4.0"]), ("width", ["int", "2"]), ("own", ["int", "3"])]
+
+
 def test_a_card_without_a_knob_is_an_error(tmp_path):
     path = tmp_path / "cache" / "half.py"
     path.parent.mkdir()

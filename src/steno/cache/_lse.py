@@ -11,12 +11,15 @@ from torch import Tensor
 Part = tuple[Tensor, Tensor]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Part:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None, log_counts: Tensor | None = None) -> Part:
     """The part of q [..., N, D], the softmax scale already in it, over k and v [..., T, D].
 
-    `seen` is bool and broadcasts to [..., N, T]; None: all.
+    `seen` is bool and broadcasts to [..., N, T]; None: all. `log_counts` [..., T] is the logarithm of how many equal
+    tokens a key stands for; None: one.
     """
     scores = q @ k.mT
+    if log_counts is not None:
+        scores += log_counts.unsqueeze(-2)
     if seen is not None:
         scores = scores.masked_fill_(~seen, -torch.inf)
     top = _finite(scores.amax(-1, keepdim=True))

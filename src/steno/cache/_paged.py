@@ -8,7 +8,7 @@ Layers may have forms of their own. Keys may be stored as they were before rotat
 attention leans on, as they came: both are the tier's doing, and no form knows of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict
@@ -183,17 +183,34 @@ class PagedTier:
         self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in meta["rows"]]
         self._sealed = list(meta["sealed"])
 
+    def adopt(self, row: int, layer: int, parts: Parts) -> None:
+        """Take the parts of the next block of a row and layer as they are, as if its tokens had been sealed."""
+        tokens = self.forms[layer].unit
+        self._pages[row][layer] = self._joined(self._pages[row][layer], Page(tokens, parts))
+        if layer == self.shape.layers - 1:
+            self._sealed[row] += tokens
+
+    def blocks(self, row: int, layer: int) -> Iterator[Parts]:
+        """The parts of each block of a row and layer, in order."""
+        for page in self._pages[row][layer]:
+            for index in range(page.tokens // self.forms[layer].unit):
+                yield {name: part[:, index : index + 1] for name, part in page.parts.items()}
+
     def _extend(self, layer: int, pages: Pages, k: Tensor, v: Tensor) -> Pages:
         start, tokens = 0, k.shape[1]
         first = sum(page.tokens for page in pages)
         while start < tokens:
-            space = self.page_tokens - pages[-1].tokens if pages else 0
-            joins = space > 0
-            end = min(tokens, start + (space if joins else self.page_tokens))
-            page = self._encode(layer, first + start, k[:, start:end], v[:, start:end])
-            pages = (*pages[:-1], pages[-1].join(page)) if joins else (*pages, page)
+            end = min(tokens, start + (self._space(pages) or self.page_tokens))
+            pages = self._joined(pages, self._encode(layer, first + start, k[:, start:end], v[:, start:end]))
             start = end
         return pages
+
+    def _joined(self, pages: Pages, page: Page) -> Pages:
+        return (*pages[:-1], pages[-1].join(page)) if self._space(pages) else (*pages, page)
+
+    def _space(self, pages: Pages) -> int:
+        """Tokens that the last page still takes."""
+        return self.page_tokens - pages[-1].tokens if pages else 0
 
     def _encode(self, layer: int, first: int, k: Tensor, v: Tensor) -> Page:
         sinks, count = None, self.sinks if first == 0 else 0

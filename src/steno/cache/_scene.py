@@ -24,6 +24,8 @@ class Scene:
     near       [G, N, D] keys of the open tokens
     start      position of the first open token
     sealing    how many of the open tokens join now: the newest `sealing` candidates
+    log_counts [G, S] the logarithm of how many tokens a candidate stands for
+    asks       [G, R, n, D] queries that the tier kept, as if asked behind the open tokens; None: it keeps none
     """
 
     layer: int
@@ -34,6 +36,8 @@ class Scene:
     near: Tensor
     start: int
     sealing: int
+    log_counts: Tensor
+    asks: Tensor | None = None
 
     def attention(self, first: int, last: int) -> Tensor:
         """[G, R, last - first, S]: what the open tokens [first, last) give each candidate of all they may see."""
@@ -44,6 +48,7 @@ class Scene:
         keys = torch.cat([self.keys, self.near[:, self.sealing :]], 1)
         where = torch.cat([self.positions, rest.expand(groups, -1)], 1)
         scores = (q.reshape(groups, -1, dim) @ keys.mT).view(groups, share, count, -1)
+        scores[..., : self.keys.shape[1]] += self.log_counts[:, None, None]
         scores = scores.masked_fill_(where[:, None, None] > asked[:, None], -torch.inf)
         return scores.softmax(-1)[..., : self.keys.shape[1]]
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from steno.core import KVShape, Model, Tier
+from steno.core.tier import Rope
 
 from ._dense import DenseForm
 from ._paged import PagedTier
+from ._turn import turn
 
 
 class Seen(NamedTuple):
@@ -19,6 +21,13 @@ class Seen(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
+    rope: Rope | None = None
+
+    def before_rotation(self) -> Tensor:
+        """k turned back, where it is known how the model turns it."""
+        if self.rope is None:
+            return self.k
+        return turn(self.k, self.rope, torch.arange(self.k.shape[1], device=self.k.device), back=True)
 
 
 class _Tier(PagedTier):
@@ -60,7 +69,8 @@ def witness(model: Model, texts: Sequence[Sequence[int]]) -> Iterator[list[Seen]
         model.open(1, len(text) + 1, form).prefill([text])
         tier = form.opened[-1]
         layers = [tier.materialise(layer) for layer in range(tier.shape.layers)]
-        yield [Seen(q, k[0], v[0]) for q, (k, v, _) in zip(tier.queries, layers, strict=True)]
+        rope = tier.shape.rope
+        yield [Seen(q, k[0], v[0], rope) for q, (k, v, _) in zip(tier.queries, layers, strict=True)]
 
 
 def received(seen: Seen) -> Tensor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from steno.core import Card, KVShape, OneOf, Span, Tier
 from steno.core.errors import KnobError
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from steno.core import Model
@@ -38,7 +38,7 @@ Norms = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaQuant(CacheKnob):
+class AdaQuant(BlockKnob):
     """`bits` per number on average over keys and values of all layers; the norms are those of each layer."""
 
     card: ClassVar[Card] = CARD
@@ -49,9 +49,6 @@ class AdaQuant(CacheKnob):
     value_norms: Annotated[tuple[float, ...], Span(0, 1e9)] = ()
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._grid import BlockForm, Grid

@@ -6,9 +6,10 @@ heads, D head width, C value channels that share a scale. Keys are stored as the
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from steno.core import Knob, KVShape, Layout, Tier
+from steno.core import Knob, KVShape, Layout, OneOf, Span, Tier
+from steno.core.errors import KnobError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,3 +37,31 @@ class CacheKnob(Knob, ABC):
         Raises KnobError where the form does not fit the head width.
         """
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockKnob(CacheKnob, ABC):
+    """A form that seals `block` tokens at a time, as soon as `residual` newer ones stand behind them."""
+
+    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
+    block: Annotated[int, Span(1, 4096, "tokens")] = 32
+
+    def due(self, length: int) -> int:
+        return max(0, length - self.residual) // self.block * self.block
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationKnob(BlockKnob, ABC):
+    """A form in which the newest `window` queries choose, their attention smoothed over `kernel` neighbours."""
+
+    residual: Annotated[int, Span(1, 1 << 24, "tokens")] = 128
+    window: Annotated[int, Span(1, 1024, "tokens")] = 32
+    kernel: Annotated[int, OneOf(1, 3, 5, 7, 9, 11, 13)] = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window > self.residual:
+            raise KnobError(
+                f"{self.name}: window must be at most residual ({self.residual}), got {self.window}. "
+                f"Set it with --set {self.name}.window={self.residual}"
+            )

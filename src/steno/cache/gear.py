@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ LOOPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gear(CacheKnob):
+class Gear(BlockKnob):
     """`rank` 0 and `outliers` 0 leave plain quantisation. `outliers` counts both ends of a vector together."""
 
     card: ClassVar[Card] = CARD
@@ -51,9 +51,6 @@ class Gear(CacheKnob):
     outliers: Annotated[float, Span(0, 100, "percent")] = 4.0
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._grid import BlockForm, Grid

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import Card, KVShape, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 CARD = Card(
     paper="H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models",
@@ -26,18 +26,13 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class H2O(CacheKnob):
+class H2O(BlockKnob):
     """`heavy` of at least the session's capacity changes nothing."""
 
     card: ClassVar[Card] = CARD
     points: ClassVar = ({"heavy": 256, "residual": 64}, {"heavy": 128, "residual": 64}, {"heavy": 64, "residual": 32})
 
     heavy: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 256
-    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

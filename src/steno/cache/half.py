@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from steno.core import Card, KVShape, Layout, Span, Tier
 from steno.core.errors import ModelError
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,16 +19,13 @@ CARD = Card(paper="", keeps="near", breaks=("cache",), backends=("hf", "native")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Half(CacheKnob):
+class Half(BlockKnob):
     """Changes nothing of a model that runs in float16 itself."""
 
     card: ClassVar[Card] = CARD
 
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 0
     block: Annotated[int, Span(1, 4096, "tokens")] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._paged import PagedTier

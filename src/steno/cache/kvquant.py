@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class KVQuant(CacheKnob):
+class KVQuant(BlockKnob):
     """`outliers` is the share of each key channel of a block, and of each token's values, that is stored apart."""
 
     card: ClassVar[Card] = CARD
@@ -44,9 +44,6 @@ class KVQuant(CacheKnob):
     sinks: Annotated[int, Span(0, 16, "tokens")] = 1
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._grid import BlockForm

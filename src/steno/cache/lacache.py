@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaCache(CacheKnob):
+class LaCache(BlockKnob):
     """At most `budget` tokens per layer, beside the dense window; `span` is the rung's length."""
 
     card: ClassVar[Card] = CARD
@@ -40,11 +40,6 @@ class LaCache(CacheKnob):
     budget: Annotated[int, Span(8, 1 << 24, "tokens")] = 512
     span: Annotated[float, Span(1, 99, "percent of the layers")] = 50.0
     sinks: Annotated[int, Span(0, 7, "tokens")] = 4
-    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 CARD = Card(
     paper="No Token Left Behind: Reliable KV Cache Compression via Importance-Aware Mixed Precision Quantization",
@@ -25,7 +25,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiKV(CacheKnob):
+class MiKV(BlockKnob):
     """`important` of at least the session's capacity changes nothing (at `high_bits` 16)."""
 
     card: ClassVar[Card] = CARD
@@ -36,11 +36,6 @@ class MiKV(CacheKnob):
     high_bits: Annotated[int, OneOf(16, 8)] = 16
     low_bits: Annotated[int, OneOf(4, 3, 2)] = 3
     group: Annotated[int, Span(8, 1024, "channels")] = 32
-    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

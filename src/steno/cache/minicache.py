@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ NEARLY = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiniCache(CacheKnob):
+class MiniCache(BlockKnob):
     """Layers from `start` on are merged two by two; `retain` 100 changes nothing but the lengths' rounding."""
 
     card: ClassVar[Card] = CARD
@@ -47,23 +47,19 @@ class MiniCache(CacheKnob):
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
 
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
-
     def open(self, shape: KVShape) -> Tier:
+        from ._bundles import BundledTier
         from ._dense import DenseForm
         from ._grid import BlockForm
-        from ._pairs import PairedTier
 
         first = round(self.start * shape.layers / 100)
-        lower = frozenset(range(first, shape.layers - 1, 2))
+        pairs = [range(layer, layer + 2) for layer in range(first, shape.layers - 1, 2)]
+        side = {layer: layer - pair[0] for pair in pairs for layer in pair}
         forms = [
-            BlockForm(_PairCodec(self, 0 if layer in lower else 1), self.block)
-            if layer in lower or layer - 1 in lower
-            else DenseForm(unit=self.block)
+            BlockForm(_PairCodec(self, side[layer]), self.block) if layer in side else DenseForm(unit=self.block)
             for layer in range(shape.layers)
         ]
-        return PairedTier(self, forms, shape, lower)
+        return BundledTier(self, forms, shape, pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ NIB = (0.7422, 1.0677, 1.1289, 1.6406, 0.7786, 0.6419)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixKV(CacheKnob):
+class PrefixKV(BlockKnob):
     """`budget` tokens per layer on average; `shares` of it from the first layer to the last, in any number of steps."""
 
     card: ClassVar[Card] = CARD
@@ -49,11 +49,6 @@ class PrefixKV(CacheKnob):
     budget: Annotated[int, Span(8, 1 << 24, "tokens")] = 256
     shares: Annotated[tuple[float, ...], Span(0, 1024)] = ()
     sinks: Annotated[int, Span(0, 7, "tokens")] = 4
-    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

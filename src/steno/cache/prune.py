@@ -13,8 +13,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from ._checks import at_most
-from .base import CacheKnob
+from .base import ObservationKnob
 
 CARD = Card(
     paper="More Tokens, Lower Precision: Towards the Optimal Token-Precision Trade-off in KV Cache Compression",
@@ -26,7 +25,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune(CacheKnob):
+class Prune(ObservationKnob):
     """`tokens` per head in `bits`; 16 bits prunes only, and `tokens` of the session's capacity quantises only."""
 
     card: ClassVar[Card] = CARD
@@ -35,17 +34,6 @@ class Prune(CacheKnob):
     tokens: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 1024
     bits: Annotated[int, OneOf(16, 8, 4, 3, 2)] = 4
     group: Annotated[int, Span(8, 1024, "channels")] = 64
-    window: Annotated[int, Span(1, 1024, "tokens")] = 32
-    kernel: Annotated[int, OneOf(1, 3, 5, 7, 9, 11, 13)] = 7
-    residual: Annotated[int, Span(1, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_most(self, "window", "residual")
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

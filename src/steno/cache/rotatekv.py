@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from steno.core import Card, KVShape, OneOf, Span, Tier
 from steno.core.errors import KnobError
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotateKV(CacheKnob):
+class RotateKV(BlockKnob):
     """At most `heads` key heads are turned together; a `group` of channels shares a range."""
 
     card: ClassVar[Card] = CARD
@@ -52,9 +52,6 @@ class RotateKV(CacheKnob):
     sinks: Annotated[int, Span(0, 31, "tokens")] = 4
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
     block: Annotated[int, OneOf(32, 64, 128, 256)] = 64
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._grid import BlockForm

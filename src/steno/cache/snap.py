@@ -12,10 +12,9 @@ bounded in memory however long the text. The heads that share keys vote together
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from steno.core import Card, KVShape, OneOf, Span, Tier
+from steno.core import Card, KVShape, Span, Tier
 
-from ._checks import at_most
-from .base import CacheKnob
+from .base import ObservationKnob
 
 CARD = Card(
     paper="SnapKV: LLM Knows What You are Looking for Before Generation",
@@ -27,24 +26,13 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snap(CacheKnob):
+class Snap(ObservationKnob):
     """The newest `window` queries choose `budget` tokens; a budget of the session's capacity changes nothing."""
 
     card: ClassVar[Card] = CARD
     points: ClassVar = ({"budget": 256, "residual": 64}, {"budget": 128, "residual": 64})
 
     budget: Annotated[int, Span(1, 1 << 24, "tokens per head")] = 256
-    window: Annotated[int, Span(1, 1024, "tokens")] = 32
-    kernel: Annotated[int, OneOf(1, 3, 5, 7, 9, 11, 13)] = 7
-    residual: Annotated[int, Span(1, 1 << 24, "tokens")] = 128
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_most(self, "window", "residual")
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._dense import DenseForm

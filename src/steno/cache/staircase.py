@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import Card, KVShape, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 CARD = Card(
     paper="The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI",
@@ -25,7 +25,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Staircase(CacheKnob):
+class Staircase(BlockKnob):
     """`first` tokens in 8 bits behind the dense window, `second` in 4, all older ones in 2."""
 
     card: ClassVar[Card] = CARD
@@ -36,10 +36,6 @@ class Staircase(CacheKnob):
     second: Annotated[int, Span(0, 1 << 24, "tokens")] = 512
     group: Annotated[int, Span(8, 1024, "channels")] = 32
     residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 64
-    block: Annotated[int, Span(1, 4096, "tokens")] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._kept import KeptTier, Shelf

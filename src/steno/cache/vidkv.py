@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from steno.core import Card, KVShape, OneOf, Span, Tier
 
-from .base import CacheKnob
+from .base import BlockKnob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidKV(CacheKnob):
+class VidKV(BlockKnob):
     """`wide`: the share of key channels in two bits; `value_bits` 2 is the affine grid, 1 (1.58) the ternary one,
     which drops what is below `threshold` times its channel's mean size.
     """
@@ -44,11 +44,7 @@ class VidKV(CacheKnob):
     value_bits: Annotated[int, OneOf(2, 1)] = 1
     threshold: Annotated[float, Span(0, 2)] = 0.7
     sinks: Annotated[int, Span(0, 31, "tokens")] = 4
-    residual: Annotated[int, Span(0, 1 << 24, "tokens")] = 128
     block: Annotated[int, OneOf(32, 64, 128)] = 32
-
-    def due(self, length: int) -> int:
-        return max(0, length - self.residual) // self.block * self.block
 
     def open(self, shape: KVShape) -> Tier:
         from ._grid import BlockForm

@@ -92,7 +92,7 @@ def read_method(path: Path, package: Path = PACKAGE) -> Entry | None:
         if isinstance(node, ast.ClassDef) and _names_card(node):
             module = "steno." + ".".join(path.relative_to(package).with_suffix("").parts)
             doc = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
-            return Entry(module=module, knob=node.name, doc=doc, card=card, fields=_fields(node))
+            return Entry(module=module, knob=node.name, doc=doc, card=card, fields=_fields(node, path.parent, package))
     raise KnobError(f"{path} has a CARD and no knob class that says `card = CARD`")
 
 
@@ -115,8 +115,12 @@ def _names_card(node: ast.ClassDef) -> bool:
     return False
 
 
-def _fields(node: ast.ClassDef) -> dict[str, list[str]]:
+def _fields(node: ast.ClassDef, folder: Path, package: Path) -> dict[str, list[str]]:
+    """Fields of a class behind those of its bases, as a dataclass has them."""
     out: dict[str, list[str]] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and (found := _base(base.id, folder, package)):
+            out |= _fields(found, folder, package)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id != "card":
             note = ast.unparse(item.annotation)
@@ -124,6 +128,20 @@ def _fields(node: ast.ClassDef) -> dict[str, list[str]]:
                 continue
             out[item.target.id] = [note, ast.unparse(item.value) if item.value else ""]
     return out
+
+
+def _base(name: str, folder: Path, package: Path) -> ast.ClassDef | None:
+    """The class `name` of the nearest `base.py` at or above `folder`, or None."""
+    path = folder / "base.py"
+    if path.exists():
+        tree = _tree(path)
+        return next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+    return None if folder == package else _base(name, folder.parent, package)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def _literal(node: ast.expr, path: Path) -> object:

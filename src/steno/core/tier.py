@@ -130,6 +130,18 @@ class Observer(Tier, Protocol):
         ...
 
 
+@runtime_checkable
+class Reader(Tier, Protocol):
+    """A tier that goes by what the tokens are."""
+
+    def read(self, row: int, ids: "Tensor") -> None:
+        """See the ids [N] of the open tokens of `row`, right before their layers are sealed.
+
+        0 stands where only an embedding is known.
+        """
+        ...
+
+
 class CacheSpec(Protocol):
     """A cache form: a knob of the `cache` room."""
 

@@ -254,9 +254,9 @@ class SlotSession:
             view=self._cache.size if self._width else int(starts.max()) + width,
             sees=self._form.sees if self._form is not None else None,
         )
-        self._cache.begin(sight, starts, width)
         ids = np.zeros((batch, width), np.int64)
         ids[:, :asked] = tokens
+        self._cache.begin(sight, starts, ids)
         wide: Tensor | None = None
         if embeds is not None:
             wide = torch.zeros(batch, width, embeds.shape[-1])

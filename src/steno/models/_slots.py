@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from steno.core.errors import CapsError
-from steno.core.tier import Observer, Tier
+from steno.core.tier import Observer, Reader, Tier
 
 from ._sight import Handle, Reach, Sight, attend_lse
 
@@ -89,19 +89,24 @@ class SlotCache(Cache):
         self.batch, self.size, self.capacity, self.tier, self.handles = batch, size, capacity, tier, handles
         self.high = np.zeros(batch, np.int64)
         self.observer = tier if isinstance(tier, Observer) else None
+        self.reader = tier if isinstance(tier, Reader) else None
+        self.ids = torch.zeros(batch, size if self.reader is not None else 0, dtype=torch.int32)
 
     def live(self) -> list[SlotLayer]:
         """The layers that hold KV."""
         return [layer for layer in self.layers if isinstance(layer, SlotLayer) and layer.is_initialized]
 
     @torch.inference_mode()
-    def begin(self, sight: Sight, starts: np.ndarray, width: int) -> None:
-        """Make the buffer ready for a forward of `width` nodes per row from the slots `starts` [B]."""
+    def begin(self, sight: Sight, starts: np.ndarray, ids: np.ndarray) -> None:
+        """Make the buffer ready for a forward of the nodes `ids` [B, W] from the slots `starts` [B]."""
+        width = ids.shape[1]
         self.sight = sight
         self.slots = sight.committed[:, None] + torch.arange(width, device=sight.committed.device)
         if int(starts.max()) + width > self.size:
             self._grow(int(starts.max()) + width)
         ends = starts + width
+        if self.reader is not None:
+            self.ids.scatter_(1, self.slots.cpu(), torch.from_numpy(ids).int())
         if (self.high > ends).any():
             self._wipe(ends)
         self.high = ends
@@ -153,11 +158,17 @@ class SlotCache(Cache):
             for held in layer.buffers():
                 shape = (*held.shape[:2], depth, held.shape[3])
                 held.scatter_(2, target.expand(shape), held.gather(2, source.expand(shape)))
+        if self.reader is not None:
+            rows, places = source[:, 0, :, 0].cpu(), target[:, 0, :, 0].cpu()
+            self.ids.scatter_(1, places, self.ids.gather(1, rows))
 
     @torch.inference_mode()
     def seal(self, row: int, count: int, held: int) -> None:
         """Hand the oldest `count` of the `held` open tokens of a row to the tier and shift the rest down."""
         assert self.tier is not None
+        if self.reader is not None:
+            self.reader.read(row, self.ids[row, :held].clone())
+            self.ids[row, : held - count] = self.ids[row, count:held].clone()
         for layer in self.live():
             keys, values = layer.pair()
             if self.observer is not None:
@@ -178,6 +189,7 @@ class SlotCache(Cache):
             handles=self.handles,
         )  # fmt: skip
         twin.high = self.high[list(rows)]
+        twin.ids = self.ids[list(rows)]
         for mine in self.live():
             layer = twin.layers[mine.index]
             assert isinstance(layer, SlotLayer)
@@ -191,6 +203,8 @@ class SlotCache(Cache):
         """Live tensors by part."""
         parts = dict(self.tier.storages()) if self.tier is not None else {}
         parts["open"] = [held for layer in self.live() for held in layer.buffers()]
+        if self.reader is not None:
+            parts["open"].append(self.ids)
         return parts
 
     def _padded(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,6 +220,8 @@ class SlotCache(Cache):
             short = (0, 0, 0, size - self.size)
             layer.keys, layer.values, *rest = (torch.nn.functional.pad(held, short) for held in layer.buffers())
             layer.queries = rest[0] if rest else None
+        if self.reader is not None:
+            self.ids = torch.nn.functional.pad(self.ids, (0, size - self.size))
         self.size = size
 
     def _wipe(self, ends: np.ndarray) -> None:
