@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from steno.core import CacheSpec, KVShape
+from steno.core import CacheSpec, KVShape, Tier
 from steno.core.errors import CapsError
 
 from . import _paged
@@ -164,6 +164,10 @@ class KeptTier:
         held = {i: Held(part.pop("positions"), part.pop("ranks", None), part) for i, part in parts.items()}
         self._rows = [[tuple(held[index] for index in layer) for layer in row] for row in meta["rows"]]
         self._sealed = list(meta["sealed"])
+
+    def adopt(self, row: int, other: Tier) -> None:
+        assert isinstance(other, KeptTier)
+        self._rows[row], self._sealed[row] = list(other._rows[0]), other._sealed[0]
 
     def _place(
         self,

@@ -16,7 +16,7 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from steno.core import CacheSpec, KVShape
+from steno.core import CacheSpec, KVShape, Tier
 from steno.core.errors import CapsError, DataError
 
 from ._lse import Part, attend, merge
@@ -182,6 +182,10 @@ class PagedTier:
         pages = [Page(count, part, part.pop("sinks", None)) for count, part in zip(tokens, parts, strict=True)]
         self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in meta["rows"]]
         self._sealed = list(meta["sealed"])
+
+    def adopt(self, row: int, other: Tier) -> None:
+        assert isinstance(other, PagedTier)
+        self._pages[row], self._sealed[row] = list(other._pages[0]), other._sealed[0]
 
     def _extend(self, layer: int, pages: Pages, k: Tensor, v: Tensor) -> Pages:
         start, tokens = 0, k.shape[1]
