@@ -9,7 +9,7 @@ A row without a cache form is stored block by block. One in a form is stored who
 holds at a length is not a sum of blocks. Blocks used longest ago go first, from memory to disk, from disk for good;
 damaged files are dropped and counted.
 
-`remember.Remembering` puts it to work.
+`Remembering` puts it to work.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from steno.core import Stretch
 from steno.core.errors import DataError, ModelError
 from steno.core.files import write_bytes
 
-from .store import pack, unpack
+from ._store import pack, unpack
 
 
 @dataclass(slots=True)

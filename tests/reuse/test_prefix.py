@@ -9,11 +9,10 @@ from keepers import opened, same, text
 
 from steno.cache.affine import Affine
 from steno.cache.h2o import H2O
-from steno.cache.prefix import PrefixCache
-from steno.cache.remember import Remembering
 from steno.core import Plan, Stretch
 from steno.decode import CostTable, Request, generate
 from steno.models import ModelSpec, load
+from steno.reuse import PrefixCache, Remembering
 
 FORM = Affine(key_bits=4, value_bits=2, group=8, value_group=8, residual=8, block=8)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from steno.core import CacheSpec, Caps, Model, Nodes, Session, Step, Want
 from steno.core.stretch import Keeper
 
-from .prefix import PrefixCache
+from ._prefix import PrefixCache
 
 if TYPE_CHECKING:
     import numpy as np

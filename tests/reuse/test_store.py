@@ -13,11 +13,11 @@ from steno.cache.h2o import H2O
 from steno.cache.half import Half
 from steno.cache.minicache import MiniCache
 from steno.cache.rotatekv import RotateKV
-from steno.cache.store import pack, read_row, unpack, write_row
 from steno.cache.window import Window
 from steno.core import Stretch
 from steno.core.errors import CapsError, DataError, ModelError, PromptError
 from steno.models import ModelSpec, load
+from steno.reuse import pack, read_row, unpack, write_row
 
 BOTH = [
     None,
