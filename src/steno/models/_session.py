@@ -185,7 +185,7 @@ class SlotSession:
         self._last = None
 
     def read(self, row: int, start: int = 0) -> tuple[Floats, Floats]:
-        return read(self._cache, row, start, int(self._lengths[row]), int(self._sealed[row]))
+        return read(self._cache, row, (start, self.lengths[row]), int(self._sealed[row]), self.model)
 
     def append(self, row: int, keys: Floats, values: Floats) -> None:
         if self._cache.observer is not None:

@@ -81,14 +81,19 @@ def give(cache: SlotCache, row: int, stretch: Stretch, form: CacheSpec | None, m
 
 
 @torch.inference_mode()
-def read(cache: SlotCache, row: int, start: int, length: int, sealed: int) -> tuple[Floats, Floats]:
-    """Keys and values [L, G, T, D] of the tokens [start, length) of a row."""
+def read(cache: SlotCache, row: int, span: tuple[int, int], sealed: int, model: "HFModel") -> tuple[Floats, Floats]:
+    """Keys and values [L, G, T, D] of the tokens `span` of a row, whose first `sealed` are in the tier."""
+    start, length = span
+    shape = model.kv_shape(1, cache.capacity)
     tier = cache.tier.fork([row]) if cache.tier is not None and sealed > start else None
     both: list[tuple[Tensor, Tensor]] = []
-    for layer in cache.live():
-        k, v = (held[row, :, max(start - sealed, 0) : length - sealed].float() for held in layer.pair())
+    for index, layer in enumerate(cache.layers):
+        assert isinstance(layer, SlotLayer)
+        k, v = torch.zeros(2, shape.key_heads, 0, shape.head_dim, device=shape.device).unbind(0)
+        if layer.is_initialized:
+            k, v = (held[row, :, max(start - sealed, 0) : length - sealed].float() for held in layer.pair())
         if tier is not None:
-            keys, values, where = tier.materialise(layer.index)
+            keys, values, where = tier.materialise(index)
             whole = torch.arange(sealed, device=where.device)
             if where.ndim > 2 or where.shape[1] != sealed or not torch.equal(where[0], whole):
                 raise CapsError("this cache form does not hold every token in every head, so its tokens have no KV")

@@ -33,16 +33,20 @@ def keeper(model: Model, capacity: int, form: CacheSpec | None) -> Keeper:
     return session
 
 
-def place(session: Keeper, piece: Piece) -> None:
-    """Append a known piece at the end of row 0. Raises CapsError where it would have to move and cannot."""
+def move(piece: Piece, start: int, rope: Rope | None) -> tuple[Floats, Floats]:
+    """Keys and values of a known piece as they are at `start`. Raises CapsError where they cannot be moved there."""
     assert piece.known is not None
     keys, values = piece.known
-    delta = session.lengths[0] - piece.at
-    if delta:
-        if session.rope is None:
+    if start != piece.at:
+        if rope is None:
             raise CapsError("how this model marks positions is not known, so what it computed cannot be moved")
-        keys = turn(keys, session.rope, delta)
-    session.append(0, keys, values)
+        keys = turn(keys, rope, start - piece.at)
+    return keys, values
+
+
+def place(session: Keeper, piece: Piece) -> None:
+    """Append a known piece at the end of row 0. Raises CapsError where it would have to move and cannot."""
+    session.append(0, *move(piece, session.lengths[0], session.rope))
 
 
 def check(pieces: Sequence[Piece]) -> None:

@@ -1,7 +1,7 @@
 """A row's KV in a file: safetensors, so that reading it runs nothing, under a header that says whose it is.
 
-The file's metadata holds one JSON text, `head`, and one SHA-256 over it and over every array. `head` says the version
-of the format, the session's stamp (model, arithmetic, cache form), which tokens the arrays are of, and how the parts
+The file's metadata holds one JSON text: `head`, itself JSON, and a SHA-256 over it and over every array. `head` says
+the version of the format, the session's stamp (model, arithmetic, cache form), which tokens the arrays are of, and how the parts
 fit. So a file is refused before anything of it is used: of another model, of another form, cut short or altered.
 
     write_row(path, session, 0, ids)          # ids: the row's committed tokens
@@ -26,6 +26,7 @@ from steno.core.files import write_bytes
 from steno.core.stretch import Keeper
 
 FORMAT = "steno kv 1"
+KEY = "steno"
 IDS = "ids"
 """Name of the array of token ids beside those of the KV."""
 
@@ -74,7 +75,8 @@ def pack(stretch: Stretch, stamp: str, ids: Sequence[int]) -> bytes:
     )
     arrays = {**stretch.arrays, IDS: np.asarray(ids, np.int32)}
     tidy = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return serialise(tidy, metadata={"head": head, "sha256": _digest(head, tidy)})
+    # One key: the order of several is not fixed, and the same row gives the same file.
+    return serialise(tidy, metadata={KEY: json.dumps({"head": head, "sha256": _digest(head, tidy)})})
 
 
 def unpack(data: bytes, stamp: str) -> tuple[Stretch, tuple[int, ...]]:
@@ -82,7 +84,7 @@ def unpack(data: bytes, stamp: str) -> tuple[Stretch, tuple[int, ...]]:
     try:
         arrays: Arrays = parse(data)
         size = int.from_bytes(data[:8], "little")
-        told = cast(dict[str, dict[str, str]], json.loads(data[8 : 8 + size]))["__metadata__"]
+        told = cast(dict[str, str], json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY]))
         text, digest = told["head"], told["sha256"]
         head = cast(dict[str, object], json.loads(text))
         start, stop, meta = cast(int, head["start"]), cast(int, head["stop"]), cast(dict[str, object], head["meta"])

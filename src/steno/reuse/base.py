@@ -9,6 +9,7 @@ Shapes: L layers, G key heads, T tokens, D head width.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,9 @@ class Woven:
 
 @dataclass(frozen=True, kw_only=True)
 class ReuseKnob(Knob, ABC):
-    """A method of the room."""
+    """A method of the room. `apart`: its pieces are contexts that were computed without each other."""
+
+    apart: ClassVar[bool] = False
 
     @abstractmethod
     def weave(self, model: Model, pieces: Sequence[Piece], *, capacity: int, form: CacheSpec | None = None) -> Woven:
