@@ -1,8 +1,8 @@
 """A row's KV in a file: safetensors, so that reading it runs nothing, under a header that says whose it is.
 
 The file's metadata holds one JSON text: `head`, itself JSON, and a SHA-256 over it and over every array. `head` says
-the version of the format, the session's stamp (model, arithmetic, cache form), which tokens the arrays are of, and how the parts
-fit. So a file is refused before anything of it is used: of another model, of another form, cut short or altered.
+the version of the format, the session's stamp (model, arithmetic, cache form), which tokens the arrays are of, and how
+the parts fit. So a file is refused before anything of it is used: of another model, of another form, cut or altered.
 
     write_row(path, session, 0, ids)          # ids: the row's committed tokens
     ids = read_row(path, session, 0)          # the row of the same, or another, session of that model and form
