@@ -203,16 +203,17 @@ void Kv::write(Row& r, int layer, int head, int from, int count, const float* ke
 }
 
 void Kv::copy_codes(const Row& r, uint8_t* out) const {
-  for (auto& p : r.codes.page) out = std::copy_n(p->data(), sealed_bytes(), out);
+  for (auto& p : r.codes.page) out = std::copy_n(p->data, p->bytes(), out);
 }
 
 void Kv::restore(Row& r, int sealed, const uint8_t* codes) const {
   r = Row();
   r.length = r.sealed = sealed;
   if (!form.coded) return;
-  for (int i = 0; i * sealed_slots_ < sealed; i++, codes += sealed_bytes()) {
-    auto page = std::make_shared<Page>(sealed_bytes());
-    std::memcpy(page->data(), codes, sealed_bytes());
+  for (int i = 0; i * sealed_slots_ < sealed; i++) {
+    auto page = std::make_shared<Page>(sealed_pages_);
+    std::memcpy(page->data, codes, page->bytes());
+    codes += page->bytes();
     page->filled = std::min(sealed - i * sealed_slots_, sealed_slots_);
     r.codes.put(i, std::move(page));
   }

@@ -82,7 +82,7 @@ class Kv {
   // The reverse, into `count` open slots that are reserved.
   void write(Row& r, int layer, int head, int from, int count, const float* keys, const float* values) const;
   // Pages of sealed tokens as they lie, one after another, and a row of `sealed` tokens made of them.
-  size_t code_bytes(int sealed) const { return form.coded ? (sealed + sealed_slots_ - 1) / sealed_slots_ * sealed_bytes() : 0; }
+  size_t code_bytes(int sealed) const { return form.coded ? (sealed + sealed_slots_ - 1) / sealed_slots_ * places.end * layers * heads : 0; }
   void copy_codes(const Row& r, uint8_t* out) const;
   void restore(Row& r, int sealed, const uint8_t* codes) const;
   CacheBytes bytes(const std::vector<Row>& rows) const;
