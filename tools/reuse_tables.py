@@ -52,9 +52,9 @@ def _prefix() -> str:
     told = [
         "### A prompt that begins like an earlier one",
         "",
-        f"Prefill until the first logits; all but the last 64 tokens are shared. On {on}",
-        "(`tools/prefix.py`). Rows in a cache form are stored whole every 256 tokens, so up to 255 shared tokens are",
-        "computed again.",
+        f"On {on} (`tools/prefix.py`).",
+        "Prefill until the first logits; all but the last 64 tokens are shared. Rows in a cache form are stored whole",
+        "every 256 tokens, so up to 255 shared tokens are computed again.",
         "",
     ]
     return "\n".join([*told, _lines(heads, cells)])
@@ -79,9 +79,10 @@ def _editor() -> str:
     told = [
         "### An editor session",
         "",
-        f"On {on} (`tools/editor.py` says what is edited and how it is scored). KL is in nats per token over the 64",
-        "tokens behind the text, against a full pass over the new text in the same cache form. `saved` is against",
-        "computing all behind the first edit again, which a cache form cannot do: there it is against all.",
+        f"On {on}.",
+        "`tools/editor.py` says what is edited and how it is scored. KL is in nats per token over the 64 tokens behind",
+        "the text, against a full pass over the new text in the same cache form. `saved` is against computing all behind",
+        "the first edit again, which a cache form cannot do: there it is against all.",
         "",
     ]
     return "\n".join([*told, _lines(heads, cells)])

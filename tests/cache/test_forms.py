@@ -21,6 +21,7 @@ from steno.cache.prefixkv import PrefixKV
 from steno.cache.prune import Prune
 from steno.cache.rotatekv import RotateKV
 from steno.cache.snap import Snap
+from steno.cache.specache import SpeCache
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
 from steno.cache.window import Window
@@ -47,6 +48,7 @@ STRESS = [
     Staircase(first=0, second=0, residual=0, block=4),
     LaCache(budget=8, sinks=2, residual=3, block=5),
     MiniCache(start=0, residual=3, block=32),
+    SpeCache(bits=3, fetch=7, on_disk=True, residual=3, block=32),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

@@ -30,6 +30,7 @@ from steno.cache.prefixkv import PrefixKV, with_shares
 from steno.cache.prune import Prune
 from steno.cache.rotatekv import RotateKV
 from steno.cache.snap import Snap
+from steno.cache.specache import SpeCache
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
 from steno.cache.window import Window
@@ -62,6 +63,7 @@ MORE = [
     LaCache(budget=16, residual=8, block=8),
     PrefixKV(budget=12, shares=(1.0, 2.0), residual=8, block=4),
     MiniCache(start=0, residual=8, block=32),
+    SpeCache(fetch=6, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
 PROMPTS = [[5, 9, 23, 71, 40, 11, 3] * 5, [17, 4], [(7 * i * i + 3) % tiny.VOCAB for i in range(21)]]
