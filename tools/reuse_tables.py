@@ -81,8 +81,8 @@ def _editor() -> str:
         "",
         f"On {on}.",
         "`tools/editor.py` says what is edited and how it is scored. KL is in nats per token over the 64 tokens behind",
-        "the text, against a full pass over the new text in the same cache form. `saved` is against computing all behind",
-        "the first edit again, which a cache form cannot do: there it is against all.",
+        "the text, against a full pass over the new text in the same cache form. `saved` is against computing all",
+        "behind the first edit again, which a cache form cannot do: there it is against all.",
         "",
     ]
     return "\n".join([*told, _lines(heads, cells)])
