@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from steno.core import Keeper, Model, Nodes
+from steno.core import Keeper, Model, Nodes, Session
 from steno.core.errors import CapsError
 from steno.reuse import Piece, ReuseKnob
 from steno.reuse.pie import Edit, edited
@@ -98,7 +98,7 @@ def apart(model: Model, body: Sequence[int]) -> list[Piece]:
     return out
 
 
-def laws(session: Keeper, tail: Sequence[int]) -> np.ndarray:
+def laws(session: Session, tail: Sequence[int]) -> np.ndarray:
     """Log-probabilities [T, V] behind each token of a tail."""
     chain = np.array([tail], np.int32)
     parents = np.arange(-1, len(tail) - 1, dtype=np.int32)[None]
