@@ -139,14 +139,43 @@ Out<float, 2> embed(Model& m, In<int32_t, 1> ids) {
   return view<float, 2>(out.memory, p, {n, (size_t)m.c.width}, {(int64_t)m.dp, 1});
 }
 
-auto kept(Session& s, int row, int layer) {
+auto kept(Session& s, int row, int layer, int from, std::optional<int> to) {
   require(row >= 0 && row < s.rows() && layer >= 0 && layer < s.model->c.layers, "kept: no such row or layer");
-  std::initializer_list<size_t> shape = {(size_t)s.model->c.kv_heads, (size_t)s.length(row), (size_t)s.model->c.head_dim};
-  size_t n = s.model->c.kv_heads * (size_t)s.length(row) * s.model->c.head_dim * sizeof(float);
+  int end = to.value_or(s.length(row));
+  require(from >= 0 && from <= end && end <= s.length(row), "kept: the row is not that long");
+  size_t tokens = end - from;
+  std::initializer_list<size_t> shape = {(size_t)s.model->c.kv_heads, tokens, (size_t)s.model->c.head_dim};
+  size_t n = s.model->c.kv_heads * tokens * s.model->c.head_dim * sizeof(float);
   auto k = std::make_shared<Memory>(n), v = std::make_shared<Memory>(n);
   auto *keys = static_cast<float*>(k->data), *values = static_cast<float*>(v->data);
-  s.kept(row, layer, keys, values);
+  s.kept(row, layer, from, end, keys, values);
   return nb::make_tuple(view<float, 3>(k, keys, shape), view<float, 3>(v, values, shape));
+}
+
+void append(Session& s, int row, In<float, 4> keys, In<float, 4> values) {
+  const Config& c = s.model->c;
+  require(row >= 0 && row < s.rows(), "append: no such row");
+  for (auto* a : {&keys, &values})
+    require(a->shape(0) == (size_t)c.layers && a->shape(1) == (size_t)c.kv_heads && a->shape(2) == keys.shape(2) && a->shape(3) == (size_t)c.head_dim,
+            "append: keys and values must be [L, G, T, D] of this model");
+  nb::gil_scoped_release release;
+  s.append(row, (int)keys.shape(2), keys.data(), values.data());
+}
+
+Out<uint8_t, 1> codes(Session& s, int row) {
+  require(row >= 0 && row < s.rows(), "codes: no such row");
+  size_t n = s.code_bytes(s.sealed(row));
+  auto memory = std::make_shared<Memory>(n + 1);
+  auto* data = static_cast<uint8_t*>(memory->data);
+  s.copy_codes(row, data);
+  return view<uint8_t, 1>(memory, data, {n});
+}
+
+void restore(Session& s, int row, int sealed, In<uint8_t, 1> codes) {
+  require(row >= 0 && row < s.rows() && s.length(row) == 0, "restore: no such row, or it is not empty");
+  require(sealed >= 0 && sealed <= s.capacity && s.form().due(s.capacity) >= sealed, "restore: the row cannot have so many sealed tokens");
+  require(codes.shape(0) == s.code_bytes(sealed), "restore: the sealed tokens are not of this form");
+  s.restore(row, sealed, codes.data());
 }
 
 using Words = std::array<uint32_t, 4>;
@@ -298,7 +327,15 @@ NB_MODULE(_engine, mod) {
       .def("hidden", &hidden)
       .def("top", &top)
       .def("head", &head)
-      .def("kept", &kept, "Keys and values a row holds of a layer, [G, T, D] each, NaN where a token was dropped. For checks.")
+      .def("kept", &kept, "row"_a, "layer"_a, "start"_a = 0, "stop"_a = nb::none(),
+           "Keys and values a row holds of a layer, [G, T, D] each, in slots [start, stop); NaN where a token was dropped.")
+      .def("append", &append, "row"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "Commit tokens whose keys and values [L, G, T, D] are known.")
+      .def("sealed", [](Session& s, int row) {
+        require(row >= 0 && row < s.rows(), "sealed: no such row");
+        return s.sealed(row);
+      }, "Tokens of a row that have left the open ones.")
+      .def("codes", &codes, "The sealed tokens of a row as they lie.")
+      .def("restore", &restore, "row"_a, "sealed"_a, "codes"_a.noconvert(), "Put `codes` back: the first `sealed` tokens of an empty row.")
       .def("cache_bytes", [](Session& s) {
         CacheBytes b = s.cache_bytes();
         return nb::make_tuple(b.payload, b.scales, b.open, s.staging_bytes());

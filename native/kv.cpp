@@ -162,10 +162,10 @@ void Kv::crop(Row& r, int length) const {
   }
 }
 
-void Kv::read(const Row& r, int layer, int head, float* keys, float* values) const {
+void Kv::read(const Row& r, int layer, int head, int from, int to, float* keys, float* values) const {
   const Coding& c = form.coding;
   int groups = head_dim / c.channels;
-  for (int slot = 0; slot < r.length; slot++, keys += head_dim, values += head_dim) {
+  for (int slot = from; slot < to; slot++, keys += head_dim, values += head_dim) {
     if (form.coded && slot < r.sealed) {
       Store s = sealed(r, layer, head);
       int local = slot % s.slots, panel = local / PANEL, lane = local % PANEL;
@@ -190,6 +190,32 @@ void Kv::read(const Row& r, int layer, int head, float* keys, float* values) con
         values[d] = held ? v[d] : std::numeric_limits<float>::quiet_NaN();
       }
     }
+  }
+}
+
+void Kv::write(Row& r, int layer, int head, int from, int count, const float* keys, const float* values) const {
+  for (int slot = from; slot < from + count; slot++, keys += head_dim, values += head_dim) {
+    float *k = key(r, layer, head, slot), *v = value(r, layer, head, slot);
+    for (int d = 0; d < head_dim; d++) k[d * PANEL] = keys[d];
+    std::copy_n(values, head_dim, v);
+    std::fill(v + head_dim, v + head_pad, 0.0f);
+  }
+}
+
+void Kv::copy_codes(const Row& r, uint8_t* out) const {
+  for (auto& p : r.codes.page) out = std::copy_n(p->data, p->bytes(), out);
+}
+
+void Kv::restore(Row& r, int sealed, const uint8_t* codes) const {
+  r = Row();
+  r.length = r.sealed = sealed;
+  if (!form.coded) return;
+  for (int i = 0; i * sealed_slots_ < sealed; i++) {
+    auto page = std::make_shared<Page>(sealed_pages_);
+    std::memcpy(page->data, codes, page->bytes());
+    codes += page->bytes();
+    page->filled = std::min(sealed - i * sealed_slots_, sealed_slots_);
+    r.codes.put(i, std::move(page));
   }
 }
 

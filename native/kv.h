@@ -76,8 +76,15 @@ class Kv {
   // Hands over what is due; row names it in errors. Throws Fault::MODEL where a number does not fit the form.
   void seal(Row& r, int row, int threads) const;
   void crop(Row& r, int length) const;
-  // What is held of a layer and head, as floats [length, head_dim]; NaN where a token was dropped. For checks.
-  void read(const Row& r, int layer, int head, float* keys, float* values) const;
+  // What is held of a layer and head in the slots [from, to), as floats [to - from, head_dim]; NaN where a token was
+  // dropped.
+  void read(const Row& r, int layer, int head, int from, int to, float* keys, float* values) const;
+  // The reverse, into `count` open slots that are reserved.
+  void write(Row& r, int layer, int head, int from, int count, const float* keys, const float* values) const;
+  // Pages of sealed tokens as they lie, one after another, and a row of `sealed` tokens made of them.
+  size_t code_bytes(int sealed) const { return form.coded ? (sealed + sealed_slots_ - 1) / sealed_slots_ * places.end * layers * heads : 0; }
+  void copy_codes(const Row& r, uint8_t* out) const;
+  void restore(Row& r, int sealed, const uint8_t* codes) const;
   CacheBytes bytes(const std::vector<Row>& rows) const;
 
  private:

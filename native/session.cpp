@@ -708,11 +708,38 @@ void Session::top(int count, int32_t* ids, float* values) {
   }, &job);
 }
 
-void Session::kept(int row, int layer, float* keys, float* values) const {
+void Session::kept(int row, int layer, int from, int to, float* keys, float* values) const {
   for (int g = 0; g < kv_.heads; g++) {
-    size_t at = stretch(g, row_[row].length) * kv_.head_dim;
-    kv_.read(row_[row], layer, g, keys + at, values + at);
+    size_t at = stretch(g, to - from) * kv_.head_dim;
+    kv_.read(row_[row], layer, g, from, to, keys + at, values + at);
   }
+}
+
+void Session::append(int row, int count, const float* keys, const float* values) {
+  std::lock_guard<std::mutex> guard(model->lock);
+  Row& r = row_[row];
+  if (count > capacity - r.length)
+    throw Fault(Fault::PROMPT, "row " + to_string(row) + " would hold " + to_string(r.length + count) + " tokens, its capacity is " + to_string(capacity) +
+                                   ". Open the session larger.");
+  full_ = false;
+  for (int done = 0; done < count;) {
+    int some = kv_.form.room(r.length, count - done);
+    kv_.reserve(r, some);
+    for (int layer = 0; layer < kv_.layers; layer++)
+      for (int g = 0; g < kv_.heads; g++) {
+        size_t at = (stretch(layer * kv_.heads + g, count) + done) * kv_.head_dim;
+        kv_.write(r, layer, g, r.length, some, keys + at, values + at);
+      }
+    r.length += some;
+    done += some;
+    kv_.seal(r, row, model->c.threads);
+  }
+}
+
+void Session::restore(int row, int sealed, const uint8_t* codes) {
+  std::lock_guard<std::mutex> guard(model->lock);
+  full_ = false;
+  kv_.restore(row_[row], sealed, codes);
 }
 
 }  // namespace steno

@@ -42,8 +42,15 @@ class Session {
 
   int rows() const { return (int)row_.size(); }
   int length(int r) const { return row_[r].length; }
-  // Keys and values a row holds of a layer, [kv_heads, length, head_dim] each; for checks.
-  void kept(int row, int layer, float* keys, float* values) const;
+  // Keys and values a row holds of a layer in the slots [from, to), [kv_heads, to - from, head_dim] each.
+  void kept(int row, int layer, int from, int to, float* keys, float* values) const;
+  // Committed tokens whose keys and values [layers, kv_heads, count, head_dim] are known already; seals what is due.
+  void append(int row, int count, const float* keys, const float* values);
+  // The sealed tokens of a row, and an empty row that holds them: its first `sealed` tokens.
+  size_t code_bytes(int sealed) const { return kv_.code_bytes(sealed); }
+  int sealed(int row) const { return row_[row].sealed; }
+  void copy_codes(int row, uint8_t* out) const { kv_.copy_codes(row_[row], out); }
+  void restore(int row, int sealed, const uint8_t* codes);
   const Form& form() const { return kv_.form; }
   CacheBytes cache_bytes() const { return kv_.bytes(row_); }
   size_t staging_bytes() const { return staging_.memory ? staging_.memory->bytes : 0; }

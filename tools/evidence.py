@@ -1,8 +1,8 @@
 """Measure every method on nib and write `docs/evidence/`: `python tools/evidence.py [--float FOLDER] [NAME ...]`.
 
 Drafters and acceptors run on the bundled prompts. Cache forms run on text near the model's context: the heads of
-standard-library modules that nib has never seen. Weights methods need a model in floats: `--float` names one, else
-nib's own weights are written out as floats (which flatters 8 bits: they lie on an 8-bit grid already).
+standard-library modules that nib has never seen; reuse methods too. Weights methods need a model in floats: `--float`
+names one, else nib's own weights are written out as floats (which flatters 8 bits: they lie on an 8-bit grid already).
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> int:
         long.write_text("\n".join(json.dumps({"name": n, "prompt": text}) for n, text in modules()))
         for name in names:
             words = ["bench", name, "--force", "--out", str(ROOT / "docs" / "evidence" / f"{name}.json")]
-            if name.startswith("cache."):
+            if name.startswith(("cache.", "reuse.")):
                 words += ["--prompts", str(long), "--max-tokens", "48"]
             if name.startswith("weights."):
                 words += ["--prompts", str(long), "--model", str(args.source or floats(Path(scratch) / "nib-floats"))]

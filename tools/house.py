@@ -17,6 +17,7 @@ LAYERS = [
     {"tokens", "codecs"},
     {"models"},
     {"weights", "cache"},
+    {"reuse"},
     {"decode"},
     {"train", "read", "measure"},
     {"tune"},
@@ -25,7 +26,7 @@ LAYERS = [
 ]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 METHOD_LINES = 200
-METHOD_ROOMS = ("weights", "cache", "decode/draft", "decode/accept", "decode/shape", "decode/search")
+METHOD_ROOMS = ("weights", "cache", "reuse", "decode/draft", "decode/accept", "decode/shape", "decode/search")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

@@ -1,6 +1,7 @@
 """Draw what every cache form costs and keeps, from `docs/evidence/`: `python tools/pareto.py`.
 
-Writes `docs/caches.md`, a table of all settings measured with the front among them marked, and `docs/caches.png`. To
+Writes `docs/caches.md`, a table of all settings measured with the front among them marked and the tables of
+`reuse_tables`, and `docs/caches.png`. To
 measure anew, first: `python tools/evidence.py cache.affine cache.gear ...`.
 """
 
@@ -8,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+import reuse_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -30,7 +33,7 @@ def main() -> int:
     if not points:
         print(f"no evidence of cache forms in {EVIDENCE}", file=sys.stderr)
         return 1
-    (ROOT / "docs" / "caches.md").write_text(page(points, where), encoding="utf-8")
+    (ROOT / "docs" / "caches.md").write_text(page(points, where) + reuse_tables.page(), encoding="utf-8")
     draw(points, ROOT / "docs" / "caches.png")
     return 0
 

@@ -102,7 +102,7 @@ def test_chunks_stand_alone_and_go_by_the_time_there_is():
     other = Feed(knob, feed.shape, seeds=[9])
     other.grow(0, 32)
     for layer in range(2):
-        other.held.adopt(0, layer, list(feed.held.blocks(0, layer))[1])
+        other.held.append(0, layer, list(feed.held.blocks(0, layer))[1])
     assert list(send(knob, other.held, 0))[2] == second
     asked = []
 

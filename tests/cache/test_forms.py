@@ -28,6 +28,7 @@ from steno.cache.razor import Razor
 from steno.cache.rotatekv import RotateKV
 from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
+from steno.cache.specache import SpeCache
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
 from steno.cache.window import Window
@@ -61,6 +62,7 @@ STRESS = [
     CacheGen(key_bits=(3, 2), value_bits=(8,), group=8, residual=3, block=32),
     KVHeads(heads=1, keep=50, residual=3, block=5),
     Aqua(bits=3, first_bits=8, sinks=0, residual=3, block=32),
+    SpeCache(bits=3, fetch=7, on_disk=True, residual=3, block=32),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

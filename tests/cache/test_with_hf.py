@@ -38,6 +38,7 @@ from steno.cache.razor import Razor, with_heads
 from steno.cache.rotatekv import RotateKV
 from steno.cache.sentencekv import SentenceKV
 from steno.cache.snap import Snap
+from steno.cache.specache import SpeCache
 from steno.cache.staircase import Staircase
 from steno.cache.vidkv import VidKV
 from steno.cache.window import Window
@@ -77,6 +78,7 @@ MORE = [
     KVHeads(residual=8, block=8),
     Aqua(residual=8, block=32),
     MiniCache(start=0, residual=8, block=32),
+    SpeCache(fetch=6, residual=8, block=32),
 ]
 ALL = [*FORMS, *(pytest.param(form, marks=pytest.mark.slow) for form in MORE)]
 PROMPTS = [[5, 9, 23, 71, 40, 11, 3] * 5, [17, 4], [(7 * i * i + 3) % tiny.VOCAB for i in range(21)]]

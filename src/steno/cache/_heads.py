@@ -25,6 +25,7 @@ class Stored(Tier, Protocol):
     def counted(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
     def state(self) -> tuple[dict[str, Tensor], object]: ...
     def load(self, tensors: dict[str, Tensor], meta: object) -> None: ...
+    def adopt(self, row: int, other: Tier) -> None: ...
 
 
 class Part(NamedTuple):
@@ -113,6 +114,12 @@ class HeadsTier:
                 tensors |= {f"{number}.{index}.{name}": tensor for name, tensor in own.items()}
                 meta["parts"][number].append(told)
         return tensors, meta
+
+    def adopt(self, row: int, other: Tier) -> None:
+        assert isinstance(other, HeadsTier)
+        for ours, theirs in zip(self.layers, other.layers, strict=True):
+            for one, two in zip(ours, theirs, strict=True):
+                one.tier.adopt(row, two.tier)
 
     def load(self, tensors: dict[str, Tensor], meta: Meta) -> None:
         """Take over the `state` of a tier of this form. Raises DataError where it has another shape."""

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from steno.core import CacheSpec, KVShape
+from steno.core import CacheSpec, KVShape, Tier
 from steno.core.errors import CapsError
 
 from . import _paged
@@ -233,6 +233,11 @@ class KeptTier:
     def _advance(self, row: int, layer: int, tokens: int) -> None:
         if layer == self.shape.layers - 1:
             self._sealed[row] += tokens
+
+    def adopt(self, row: int, other: Tier) -> None:
+        assert isinstance(other, KeptTier)
+        self._rows[row], self._notes[row] = list(other._rows[0]), list(other._notes[0])
+        self._sealed[row] = other._sealed[0]
 
     def _place(
         self,

@@ -16,7 +16,7 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from steno.core import CacheSpec, KVShape
+from steno.core import CacheSpec, KVShape, Tier
 from steno.core.errors import CapsError, DataError
 
 from ._lse import Part, attend, merge
@@ -183,7 +183,7 @@ class PagedTier:
         self._pages = [[tuple(pages[index] for index in layer) for layer in row] for row in meta["rows"]]
         self._sealed = list(meta["sealed"])
 
-    def adopt(self, row: int, layer: int, parts: Parts) -> None:
+    def append(self, row: int, layer: int, parts: Parts) -> None:
         """Take the parts of the next block of a row and layer as they are, as if its tokens had been sealed."""
         tokens = self.forms[layer].unit
         self._pages[row][layer] = self._joined(self._pages[row][layer], Page(tokens, parts))
@@ -195,6 +195,10 @@ class PagedTier:
         for page in self._pages[row][layer]:
             for index in range(page.tokens // self.forms[layer].unit):
                 yield {name: part[:, index : index + 1] for name, part in page.parts.items()}
+
+    def adopt(self, row: int, other: Tier) -> None:
+        assert isinstance(other, PagedTier)
+        self._pages[row], self._sealed[row] = list(other._pages[0]), other._sealed[0]
 
     def _extend(self, layer: int, pages: Pages, k: Tensor, v: Tensor) -> Pages:
         start, tokens = 0, k.shape[1]

@@ -83,7 +83,7 @@ def read(stream: Iterable[bytes], told: dict[str, object], tier: PagedTier, row:
             at = 0
             for layer in range(tier.shape.layers):
                 parts, at = _read(_form(tier, layer), _like(tier, layer), body, at, level)
-                tier.adopt(row, layer, parts)
+                tier.append(row, layer, parts)
             del data[: CHUNK.size + length]
     if not begun or data:
         raise DataError(f"the stream ends within a chunk, behind token {tier.sealed[row]}. Ask for the rest of it.")

@@ -7,7 +7,8 @@ from .knob import Knob, OneOf, Span, Value, knob_name
 from .plan import Plan
 from .rng import Key
 from .session import PAD, ROOT, Caps, Model, Nodes, Session, Step, Want
-from .tier import CacheSpec, KVShape, Layout, Tier, room
+from .stretch import Keeper, Storable, Stretch
+from .tier import CacheSpec, KVShape, Layout, Rope, Tier, room
 
 __all__ = [
     "PAD",
@@ -16,6 +17,7 @@ __all__ = [
     "Caps",
     "Card",
     "KVShape",
+    "Keeper",
     "Keeps",
     "Key",
     "Knob",
@@ -24,10 +26,13 @@ __all__ = [
     "Nodes",
     "OneOf",
     "Plan",
+    "Rope",
     "Session",
     "Span",
     "StenoError",
     "Step",
+    "Storable",
+    "Stretch",
     "Tier",
     "UserError",
     "Value",

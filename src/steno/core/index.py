@@ -16,7 +16,7 @@ from .errors import KnobError, MissingExtra, nearest
 from .knob import Knob, Value
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ROOMS = ("weights", "cache", "decode")
+ROOMS = ("weights", "cache", "reuse", "decode")
 INDEX = PACKAGE / "index.json"
 
 

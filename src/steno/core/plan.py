@@ -18,7 +18,7 @@ from .index import make_knob
 from .knob import Knob, Value
 
 VERSION = 1
-ORDER = ("tokens", "codecs", "models", "weights", "cache", "decode")
+ORDER = ("tokens", "codecs", "models", "weights", "cache", "reuse", "decode")
 
 
 @dataclass(frozen=True)

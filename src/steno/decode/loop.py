@@ -122,6 +122,8 @@ class Loop:
     ) -> None:
         if batch < 1:
             raise PlanError(f"batch: a loop needs at least 1 row, got {batch}.")
+        if woven := plan.find("reuse"):
+            raise PlanError(f"{woven[0].name} weaves a text from known pieces and decodes none. Call its `weave`.")
         plan.check(model.backend)
         self.model = model
         self.batch = batch

@@ -219,7 +219,7 @@ class HFModel:
         tier, size = None, capacity
         # A form that seals nothing within the capacity costs nothing: plain attention, under its own visibility.
         if form is not None and form.due(capacity):
-            tier = form.open(self._kv_shape(batch, capacity))
+            tier = form.open(self.kv_shape(batch, capacity))
             size = max(n - form.due(n) for n in range(capacity + 1))
         slots = SlotCache(
             batch=batch, layers=int(self.config.num_hidden_layers), size=size + width, capacity=capacity,
@@ -261,18 +261,20 @@ class HFModel:
         cap = getattr(self.config, "final_logit_softcapping", None)
         return torch.tanh(x / cap) * cap if cap else x
 
-    def _kv_shape(self, batch: int, capacity: int) -> KVShape:
+    def kv_shape(self, batch: int, capacity: int) -> KVShape:
+        """What a tier of a session is told. Raises CapsError where layers differ."""
         if self._shape is None:
             raise CapsError(f"the layers of {self.name} keep KV of different shapes, so it takes no cache form")
         groups, dim = self._shape
         return KVShape(
             batch=batch, layers=int(self.config.num_hidden_layers), query_heads=int(self.config.num_attention_heads),
             key_heads=groups, head_dim=dim, capacity=capacity, dtype=self.net.dtype, device=self.device,
-            rope=self._rope,
+            rope=self.rope,
         )  # fmt: skip
 
     @cached_property
-    def _rope(self) -> Rope | None:
+    def rope(self) -> Rope | None:
+        """How the model turns its keys, where that could be seen."""
         with quiet():
             return find_rope(self.net, lambda ids, cache: self.call(ids, None, Want(logits=False), cache))
 

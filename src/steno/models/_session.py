@@ -21,11 +21,14 @@ from torch import Tensor
 
 from steno.core import PAD, ROOT, Caps, Keeps, Nodes, Want, room
 from steno.core.errors import CapsError
-from steno.core.tier import CacheSpec
+from steno.core.stretch import Stretch
+from steno.core.tier import CacheSpec, Rope
 
+from ._fits import check_load, check_room, check_span
 from ._sight import Sight
 from ._slots import SlotCache
 from ._step import HFStep
+from ._stretch import give, read, take, write
 
 if TYPE_CHECKING:
     from ._model import HFModel
@@ -156,6 +159,47 @@ class SlotSession:
 
     def head(self, hidden: Floats) -> Floats:
         return self.model.head(hidden)
+
+    @property
+    def stamp(self) -> str:
+        form = "" if self._form is None else f"{type(self._form).__module__}.{self._form!r}"
+        # A pinned session's bits depend on its shape.
+        shape = (self._cache.batch, self.capacity, self._width) if self._width else ()
+        return f"{self.model.fingerprint} {form} {shape}"
+
+    @property
+    def whole(self) -> bool:
+        return self._cache.tier is not None
+
+    @property
+    def rope(self) -> Rope | None:
+        return self.model.rope
+
+    def save(self, row: int, start: int = 0, stop: int | None = None) -> Stretch:
+        return take(self._cache, row, start, check_span(self, row, start, stop), int(self._sealed[row]))
+
+    def load(self, row: int, stretch: Stretch) -> None:
+        check_load(self, row, stretch, self.capacity)
+        self._sealed[row] = give(self._cache, row, stretch, self._form, self.model)
+        self._lengths[row] = stretch.stop
+        self._last = None
+
+    def read(self, row: int, start: int = 0) -> tuple[Floats, Floats]:
+        return read(self._cache, row, (start, self.lengths[row]), int(self._sealed[row]), self.model)
+
+    def append(self, row: int, keys: Floats, values: Floats) -> None:
+        if self._cache.observer is not None:
+            raise CapsError("this cache form chooses by queries, and tokens from elsewhere bring none. Prefill them.")
+        check_room(row, self.lengths[row], keys.shape[2], self.capacity)
+        done, self._last = 0, None
+        while done < keys.shape[2]:
+            count = min(self.room()[row], keys.shape[2] - done)
+            pair = keys[:, :, done : done + count], values[:, :, done : done + count]
+            write(self._cache, row, int(self._lengths[row] - self._sealed[row]), pair, self.model)
+            counts = np.zeros(self._cache.batch, np.int64)
+            counts[row] = count
+            self._advance(counts)
+            done += count
 
     def room(self) -> tuple[int, ...]:
         left = [min(self.capacity - int(n), WIDEST) for n in self._lengths]

@@ -102,8 +102,7 @@ class SlotCache(Cache):
         width = ids.shape[1]
         self.sight = sight
         self.slots = sight.committed[:, None] + torch.arange(width, device=sight.committed.device)
-        if int(starts.max()) + width > self.size:
-            self._grow(int(starts.max()) + width)
+        self.reserve(int(starts.max()) + width)
         ends = starts + width
         if self.reader is not None:
             self.ids.scatter_(1, self.slots.cpu(), torch.from_numpy(ids).int())
@@ -215,7 +214,10 @@ class SlotCache(Cache):
         pad = torch.nn.functional.pad
         return pad(k, (0, 0, 0, short)), pad(v, (0, 0, 0, short)), pad(where, (0, short), value=-1)
 
-    def _grow(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Have at least `size` slots per row."""
+        if size <= self.size:
+            return
         for layer in self.live():
             short = (0, 0, 0, size - self.size)
             layer.keys, layer.values, *rest = (torch.nn.functional.pad(held, short) for held in layer.buffers())

@@ -13,19 +13,22 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from steno.core import Caps, Keeps, Nodes, Want
-from steno.core.errors import CapsError, PromptError, UserError
-from steno.core.tier import CacheSpec
+from steno.core.errors import CapsError, DataError, PromptError, UserError
+from steno.core.stretch import Stretch
+from steno.core.tier import CacheSpec, Rope
 
 from ._config import Shape, read_shape
 from ._engine import MAX_THREADS, MAX_WIDTH, Form
 from ._engine import Model as Engine
 from ._engine import Session as Rows
 from ._fill import choose_form, embedding_form, fill
+from ._fits import check_load, check_room, check_span
 from ._packed import keep, packed_file, packed_key
 from .checkpoint import Checkpoint, read_json
 from .golden import check_golden, recorded
@@ -120,7 +123,7 @@ class NativeModel:
         poison = os.environ.get("STENO_POISON", "") not in ("", "0")
         capacity = min(capacity, self.context)
         rows = Rows(self.engine, batch, capacity, self._form(cache, capacity), poison)
-        return NativeSession(self, rows)
+        return NativeSession(self, rows, repr(cache))
 
     def _form(self, cache: CacheSpec | None, capacity: int) -> Form | None:
         """The form in the engine's words; None where all stays as it is."""
@@ -172,10 +175,10 @@ class NativeStep:
 class NativeSession:
     """A model bound to rows. Implements `core.Session`."""
 
-    __slots__ = ("_engine", "capacity", "caps", "model", "vocab")
+    __slots__ = ("_engine", "_form", "capacity", "caps", "model", "vocab")
 
-    def __init__(self, model: NativeModel, engine: Rows) -> None:
-        self.model = model
+    def __init__(self, model: NativeModel, engine: Rows, form: str) -> None:
+        self.model, self._form = model, form
         self.vocab = model.vocab
         self.capacity = engine.capacity
         self._engine = engine
@@ -215,7 +218,7 @@ class NativeSession:
         self._engine.crop([int(n) for n in lengths])
 
     def fork(self, rows: Sequence[int]) -> "NativeSession":
-        return NativeSession(self.model, self._engine.fork([int(r) for r in rows]))
+        return NativeSession(self.model, self._engine.fork([int(r) for r in rows]), self._form)
 
     def embed(self, tokens: Ints) -> Floats:
         ids = np.ascontiguousarray(tokens, dtype=np.int32)
@@ -226,6 +229,57 @@ class NativeSession:
         if states.ndim == 0 or states.shape[-1] != self.model.shape.width:
             raise ValueError(f"head: hidden has shape {list(states.shape)}, expected [..., {self.model.shape.width}]")
         return self._engine.head(states.reshape(-1, states.shape[-1])).reshape(*states.shape[:-1], self.vocab)
+
+    @property
+    def stamp(self) -> str:
+        return f"{self.model.fingerprint} {self._form}"
+
+    @property
+    def whole(self) -> bool:
+        return self._engine.seals
+
+    @property
+    def rope(self) -> Rope:
+        return Rope(frequencies=self.model.shape.frequency)
+
+    def save(self, row: int, start: int = 0, stop: int | None = None) -> Stretch:
+        stop = check_span(self, row, start, stop)
+        sealed = self._engine.sealed(row)
+        # A form without codes drops tokens, save the first few: where those are, there is no number.
+        coded = self._engine.codes(row)
+        keys, values = self._floats(row, sealed if len(coded) else start, stop)
+        arrays = {"codes": coded, "keys": keys, "values": values}
+        return Stretch(start=start, stop=stop, arrays=arrays, meta={"sealed": sealed})
+
+    def load(self, row: int, stretch: Stretch) -> None:
+        check_load(self, row, stretch, self.capacity)
+        try:
+            codes, keys, values = (np.ascontiguousarray(stretch.arrays[n]) for n in ("codes", "keys", "values"))
+            sealed = int(cast(int, stretch.meta["sealed"]))
+            first = sealed if len(codes) else stretch.start
+            if keys.shape[2] != stretch.stop - first:
+                raise DataError("the stored tokens are not as many as they say")
+            if len(codes):
+                self._engine.restore(row, sealed, cast(npt.NDArray[np.uint8], codes))
+            # Nobody sees a dropped token, but 0 times NaN is NaN.
+            self._engine.append(row, *(np.nan_to_num(cast(Floats, x), nan=0.0) for x in (keys, values)))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise DataError(f"the stored tokens do not fit this session: {error}") from None
+
+    def read(self, row: int, start: int = 0) -> tuple[Floats, Floats]:
+        keys, values = self._floats(row, start, self.lengths[row])
+        if np.isnan(keys).any():
+            raise CapsError("this cache form does not hold every token in every head, so its tokens have no KV")
+        return keys, values
+
+    def append(self, row: int, keys: Floats, values: Floats) -> None:
+        check_room(row, self.lengths[row], keys.shape[2], self.capacity)
+        self._engine.append(row, *(np.ascontiguousarray(x, np.float32) for x in (keys, values)))
+
+    def _floats(self, row: int, start: int, stop: int) -> tuple[Floats, Floats]:
+        """Keys and values [L, G, T, D] of tokens [start, stop), NaN where one was dropped."""
+        layers = [self._engine.kept(row, layer, start, stop) for layer in range(self.model.shape.layers)]
+        return np.stack([k for k, _ in layers]), np.stack([v for _, v in layers])
 
     def room(self) -> tuple[int, ...]:
         return tuple(self._engine.room)

@@ -5,6 +5,7 @@
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
+    reuse.*           a text woven from known pieces beside the same text computed: time, fidelity of what follows
     weights.*         paired fidelity of the compressed folder to its source, real bits per weight
 
 A verdict is one of four words: `holds`, `does not hold`, `measured` (nothing was promised), `not testable here`.
@@ -32,6 +33,7 @@ from steno.measure.machine import here
 from steno.measure.speed import Race, plan_arm, race
 from steno.models import ModelSpec, load
 
+from ._reuse import compare
 from .job import Subject, open_subject
 from .prompts import Prompts, Task, prepare
 from .space import changed
@@ -39,7 +41,7 @@ from .space import changed
 DRAFTER, SAMPLER = "decode.draft.lookup", "decode.shape.temperature"
 """Partners of methods that need one."""
 
-FORMATS = {"cache": "hf", "weights": "hf"}
+FORMATS = {"cache": "hf", "reuse": "hf", "weights": "hf"}
 """Backends on which a room's methods can be compared with their baseline."""
 
 Row = dict[str, str]
@@ -270,11 +272,19 @@ def _weights(run: Bench) -> Result:
     return "measured", "smaller parameters", "; ".join(told), table
 
 
+def _reuse(run: Bench) -> Result:
+    from steno.reuse import ReuseKnob
+
+    knobs = [(_label(Plan((knob,))), cast(ReuseKnob, knob)) for knob in run.points]
+    return compare(run.subject.model, knobs, run.prompts)
+
+
 _COMPARISONS = {
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
     "decode.search": _search,
     "cache": _cache,
+    "reuse": _reuse,
     "weights": _weights,
 }
 
