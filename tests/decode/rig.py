@@ -226,3 +226,33 @@ class _Hostile:
 def softmax(logits: np.ndarray) -> np.ndarray:
     law = np.exp(logits.astype(np.float64) - logits.max())
     return law / law.sum()
+
+
+def scripted(table, vocab, end=-1):
+    """A model that says log(table[text]) after a text, and is flat elsewhere."""
+    flat = [1.0 / vocab] * vocab
+
+    def script(past):
+        with np.errstate(divide="ignore"):
+            return np.log(np.array(table.get(past[1:], flat)))
+
+    return TableModel(vocab=vocab, script=script, end=end)
+
+
+def search(model, knob, most=3, prompt=(0,), **more):
+    (done,) = generate(model, [Request(number=0, prompt=prompt, max_tokens=most, **more)], Plan((knob,)))
+    return done
+
+
+def rollout(model, ids: Sequence[int], count: int) -> list[int]:
+    """Greedy continuation, every token from a session of its own that was given the whole past by prefill."""
+    out = list(ids)
+    while len(out) < len(ids) + count:
+        out.append(int(after(model, out).argmax()))
+    return out[len(ids) :]
+
+
+def after(model, ids: Sequence[int]) -> np.ndarray:
+    """Logits [V] after `ids`, from a fresh session."""
+    logits = model.open(1, len(ids) + 1).prefill([list(ids)], last=True)
+    return np.array(logits[0])

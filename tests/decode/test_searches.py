@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from rig import Strict, softmax
+from rig import Strict, scripted, search, softmax
 
 from steno.core import Plan, make_knob
 from steno.core.errors import CapsError, PlanError
@@ -14,24 +14,7 @@ from steno.decode._hunt import Field
 from steno.decode.search import lattice
 from steno.decode.search.diverse_beam import DiverseBeam
 from steno.decode.search.lattice import Graph, Lattice
-from steno.models.table import TableModel
 from steno.tune.bench import log_prob
-
-
-def scripted(table, vocab, end=-1):
-    """A model that says log(table[text]) after a text, and is flat elsewhere."""
-    flat = [1.0 / vocab] * vocab
-
-    def script(past):
-        with np.errstate(divide="ignore"):
-            return np.log(np.array(table.get(past[1:], flat)))
-
-    return TableModel(vocab=vocab, script=script, end=end)
-
-
-def search(model, knob, most=3, prompt=(0,), **more):
-    (done,) = generate(model, [Request(number=0, prompt=prompt, max_tokens=most, **more)], Plan((knob,)))
-    return done
 
 
 def naive_beam(model, prompt, width, most, power):

@@ -135,7 +135,7 @@ class Loop:
         self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
         self._acceptor = acceptor(plan)
         self._shapers = cast(tuple[ShaperKnob, ...], plan.find("decode.shape"))
-        self._view = NodeView(self._shapers)
+        self._view = NodeView(self._shapers, self.model.eos, text)
         self._costs = costs
         self._budget: Budget | None = None
         self._session: Session | None = None
@@ -202,7 +202,9 @@ class Loop:
         row = self._next()
         if row is None:
             return []
-        piece, found = hunt(knob, row, self.model, capacity=self.capacity, cache=self._cache, shapers=self._shapers)
+        piece, found = hunt(
+            knob, row, self.model, capacity=self.capacity, cache=self._cache, shapers=self._shapers, text=self._text
+        )
         self.forwards += row.stats.passes
         self.completed[row.ticket] = row.complete(found)
         return [piece]

@@ -10,7 +10,6 @@ the equal tokens before as well; a prompt of tokens in place of an encoder; text
 lower-cased words. A text's score adds up its edges, so behind a merge it is that of the past that was expanded.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Annotated, ClassVar
@@ -19,6 +18,7 @@ import numpy as np
 
 from steno.core import Card, Span
 
+from .._nodes import common
 from ..base import Ground, Hypothesis, SearchKnob
 
 CARD = Card(
@@ -57,7 +57,7 @@ class Lattice(SearchKnob):
                 text = graph.nodes[node].text
                 if spent:
                     # The row goes back to what it shares with the text, whose last token is always run.
-                    session.crop([size + min(_shared(held, text), len(text) - 1)])
+                    session.crop([size + min(common(held, text), len(text) - 1)])
                 (law,) = ground.advance(session, [text])
                 held = text
                 spent += 1
@@ -173,8 +173,3 @@ class Graph:
             seen.update(fresh)
             stack += fresh
         return False
-
-
-def _shared(one: Sequence[int], two: Sequence[int]) -> int:
-    """Tokens the texts begin with alike."""
-    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
