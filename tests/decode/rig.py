@@ -12,7 +12,7 @@ from steno.core.errors import CapsError
 from steno.decode import Completion, CostTable, Request, generate
 from steno.decode._noise import gumbel
 from steno.decode._view import NodeView
-from steno.decode.base import Draft, Drafter, DrafterKnob, Seen
+from steno.decode.base import About, Draft, Drafter, DrafterKnob, Seen
 from steno.decode.draft.lookup import Lookup
 from steno.decode.draft.recycle import Recycle
 from steno.decode.draft.suffix import Suffix
@@ -95,12 +95,14 @@ class StrictSession(TableSession):
         super().crop(lengths)
 
 
-def plain(model: TableModel, request: Request, plan: Plan = Plan()) -> tuple[tuple[int, ...], str]:
+def plain(model: TableModel, request: Request, plan: Plan = Plan(), text=None) -> tuple[tuple[int, ...], str]:
     """One token at a time, straight from the model's rows: (tokens, finish)."""
     view = NodeView(())
     judge = acceptor(plan)
     shapers = plan.find("decode.shape")
     ids = list(request.prompt)
+    ends = frozenset() if request.ignore_eos else model.eos
+    about = About(start=len(request.prompt), ends=ends, text=text)
     while True:
         done = tuple(ids[len(request.prompt) :])
         if done and done[-1] in model.eos and not request.ignore_eos:
@@ -109,7 +111,7 @@ def plain(model: TableModel, request: Request, plan: Plan = Plan()) -> tuple[tup
             return done, "length"
         logits = model.row(ids)
         for shaper in shapers:
-            logits = shaper.shape(logits, ids)
+            logits = shaper.shape_within(logits, ids, about)
         view.aim(0, request, ids, Draft())
         if judge.name == "decode.accept.gumbel":
             ids.append(int((logits + gumbel(view.key(-1, "token"), len(logits))).argmax()))

@@ -11,7 +11,7 @@ from rig import FREE, Strict, plain, requests, run
 
 from steno.core import Card, Keeps, Plan, index
 from steno.core.errors import KnobError, PlanError
-from steno.decode.base import AcceptorKnob, DrafterKnob, ScorerKnob, SearchKnob, ShaperKnob
+from steno.decode.base import About, AcceptorKnob, DrafterKnob, ScorerKnob, SearchKnob, ShaperKnob
 from steno.models import ModelSpec, load
 
 INDEX = index.scan()
@@ -178,8 +178,11 @@ def test_a_shaper_is_pure(name):
         past = tuple(rng.integers(0, size, 9).tolist())
         frozen = logits.copy()
         frozen.flags.writeable = False
-        one, two = shaper.shape(frozen, past), shaper.shape(frozen, list(past))
-        assert one.dtype == np.float32 and one.shape == logits.shape
-        assert (one == two).all()
-        assert np.isfinite(one).any() and not np.isnan(one).any()
-        assert not np.isfinite(one[~np.isfinite(logits)]).any(), "what is forbidden stays forbidden"
+        words = About(start=4, ends=frozenset({0}), text=lambda ids: "".join("if a\n"[i % 5] for i in ids))
+        for about in (About(), words):
+            one, two = (shaper.shape_within(frozen, ids, about) for ids in (past, list(past)))
+            assert one.dtype == np.float32 and one.shape == logits.shape
+            assert (one == two).all()
+            assert about is words or (one == shaper.shape(frozen, past)).all()
+            assert np.isfinite(one).any() and not np.isnan(one).any()
+            assert not np.isfinite(one[~np.isfinite(logits)]).any(), "what is forbidden stays forbidden"

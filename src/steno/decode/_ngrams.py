@@ -59,4 +59,4 @@ def _read(path: str, stamp: int) -> Ngrams:
         ids = np.zeros(1)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"corpus: {path} holds no row of token ids. Save one with numpy.save(path, ids).")
-    return Ngrams(ids.tolist())
+    return Ngrams([int(i) for i in ids])

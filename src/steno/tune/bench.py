@@ -1,7 +1,8 @@
 """The defining comparison of one method against its baseline, in one process, as evidence.
 
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
-    decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, passes
+    decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, repetition, passes
+    decode.shape.*    the same for the text that comes out, of those that name the settings to compare
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
@@ -99,7 +100,7 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     given = any(k.name == name for k in settings.knobs)
     points = (knob,) if given else tuple(make_knob(name, dict(point)) for point in type(knob).points)
     run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks)
-    if knob.card.task:
+    if knob.card.task and "points" not in vars(type(knob)):
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
         verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
@@ -154,29 +155,40 @@ def _acceptor(run: Bench) -> Result:
 
 def _search(run: Bench) -> Result:
     """Greedy decoding and the search at each of its points: what the model says of the texts, and how they differ."""
-    model = run.subject.model
+    return "measured", "different texts, ranked by the search's own score", *_texts(run)
+
+
+def _shaper(run: Bench) -> Result:
+    """Greedy decoding with and without the shaper."""
+    return "measured", "another text than the likeliest next tokens make", *_texts(run)
+
+
+def _texts(run: Bench) -> tuple[str, list[Row]]:
+    model, tokenizer = run.subject.model, run.subject.tokenizer
     table: list[Row] = []
     told: list[str] = []
     for knob in (None, *run.points):
         name = _label(Plan((knob,))) if knob else "greedy"
-        done = generate(model, [task.request for task in run.tasks], Plan((knob,)) if knob else Plan())
-        best = [log_prob(model, c.request.prompt, c.tokens) / len(c.tokens) for c in done if c.tokens]
-        varied = [_distinct([h.tokens for h in c.found] or [c.tokens]) for c in done]
-        passes = sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done)
+        plan = Plan((knob,)) if knob else Plan()
+        text = tokenizer.decode if tokenizer else None
+        done = [c for c in generate(model, [task.request for task in run.tasks], plan, text=text) if c.tokens]
+        best = [log_prob(model, c.request.prompt, c.tokens) / len(c.tokens) for c in done]
         row = {
-            "search": name,
+            "arm": name,
             "log-probability per token": f"{fmean(best):.4f}",
             "texts": f"{fmean(max(len(c.found), 1) for c in done):.1f}",
-            "distinct bigrams": f"{fmean(varied):.0f}",
-            "passes per token": f"{passes:.2f}",
+            "distinct bigrams": f"{fmean(_distinct([h.tokens for h in c.found] or [c.tokens]) for c in done):.0f}",
+            "repeated 4-grams": f"{100 * fmean(_repeated(c.tokens) for c in done):.1f} %",
+            "tokens": f"{fmean(len(c.tokens) for c in done):.1f}",
+            "passes per token": f"{sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done):.2f}",
         }
         table.append(row)
         told.append(
             f"{name}: {row['log-probability per token']} nats per token of the best text, "
-            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, "
-            f"{row['passes per token']} passes per token of one text"
+            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, {row['repeated 4-grams']} of the "
+            f"best one's 4-grams repeated, {row['tokens']} tokens, {row['passes per token']} passes per token of it"
         )
-    return "measured", "different texts, ranked by the search's own score", "; ".join(told), table
+    return "; ".join(told), table
 
 
 def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
@@ -200,6 +212,12 @@ def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
 def _distinct(texts: Sequence[Sequence[int]]) -> int:
     """Different bigrams in all texts together."""
     return len({pair for text in texts for pair in pairwise(text)})
+
+
+def _repeated(text: Sequence[int]) -> float:
+    """The share of a text's 4-grams that stood in it before."""
+    grams = [tuple(text[i : i + 4]) for i in range(len(text) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _cache(run: Bench) -> Result:
@@ -274,6 +292,7 @@ _COMPARISONS = {
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
     "decode.search": _search,
+    "decode.shape": _shaper,
     "cache": _cache,
     "weights": _weights,
 }
