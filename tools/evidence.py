@@ -1,6 +1,7 @@
 """Measure every method on nib and write `docs/evidence/`: `python tools/evidence.py [--float FOLDER] [NAME ...]`.
 
-Drafters and acceptors run on the bundled prompts. Cache forms run on text near the model's context: the heads of
+Drafters, acceptors and searches run on the bundled prompts; PG-TD on `tools/tasks.jsonl`, beginnings
+of small functions with their unit tests. Cache forms run on text near the model's context: the heads of
 standard-library modules that nib has never seen. Weights methods need a model in floats: `--float` names one, else
 nib's own weights are written out as floats (which flatters 8 bits: they lie on an 8-bit grid already).
 """
@@ -15,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS, CHARACTERS = 8, 2600
+TASK_FILE = "tools/tasks.jsonl"
+TASKS = {"decode.search.pgtd": f'reward={{ name = "decode.score.tests", file = "{TASK_FILE}" }}'}
+"""Methods that are measured on tasks, and how they are set there."""
 
 
 def main() -> int:
@@ -34,6 +38,11 @@ def main() -> int:
                 words += ["--prompts", str(long), "--max-tokens", "48"]
             if name.startswith("weights."):
                 words += ["--prompts", str(long), "--model", str(args.source or floats(Path(scratch) / "nib-floats"))]
+            if name in TASKS:
+                tasks = Path(scratch) / "tasks.jsonl"
+                rows = [json.loads(line) for line in (ROOT / TASK_FILE).read_text().splitlines()]
+                tasks.write_text("\n".join(json.dumps({"name": r["name"], "prompt": r["prompt"]}) for r in rows))
+                words += ["--prompts", str(tasks), "--max-tokens", "12", "--set", f"{name}.{TASKS[name]}"]
             print(f"== {name}", flush=True)
             done = subprocess.run([sys.executable, "-m", "steno", *words], check=False)
             if done.returncode:

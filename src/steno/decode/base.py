@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from steno.core import ROOT, Key, Knob, Nodes, Session, Step, Want
+from steno.core.errors import UserError
 
-from ._text import Decoder
+from ._text import Decoder, unmarked
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -205,6 +206,7 @@ class Candidate:
     tokens  what follows it
     logs    [len(tokens)] log-probability of each of them
     whole   nothing follows: it ended, or has as many tokens as may come
+    ends    tokens that end a text: they stand for no words
     text    ids to text; None where there is none
     """
 
@@ -212,7 +214,15 @@ class Candidate:
     tokens: tuple[int, ...]
     logs: tuple[float, ...]
     whole: bool
+    ends: frozenset[int] = frozenset()
     text: Decoder | None = None
+
+    def read(self, who: str) -> tuple[str, str]:
+        """(prompt, prompt and text) in words. Raises UserError for `who` where there are none."""
+        if self.text is None:
+            raise UserError(f"{who} judges words, and there are none: the model has no tokenizer.")
+        whole = (*self.prompt, *self.tokens)
+        return unmarked(self.text, self.prompt, self.ends), unmarked(self.text, whole, self.ends)
 
 
 @dataclass(frozen=True, kw_only=True)

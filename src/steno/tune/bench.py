@@ -23,7 +23,9 @@ import numpy as np
 
 from steno.core import ROOT, Keeps, Knob, Model, Nodes, Plan, knob_class, make_knob
 from steno.core.errors import ModelError, PlanError
-from steno.decode import generate
+from steno.decode import Completion, generate
+from steno.decode._text import Decoder
+from steno.decode.base import Candidate, ScorerKnob
 from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
 from steno.measure.bytes import measure
@@ -167,12 +169,14 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
     model, tokenizer = run.subject.model, run.subject.tokenizer
     table: list[Row] = []
     told: list[str] = []
+    text = tokenizer.decode if tokenizer else None
+    judges = {part.name: part for knob in run.points for part in knob.parts() if isinstance(part, ScorerKnob)}
     for knob in (None, *run.points):
         name = _label(Plan((knob,))) if knob else "greedy"
         plan = Plan((knob,)) if knob else Plan()
-        text = tokenizer.decode if tokenizer else None
         done = [c for c in generate(model, [task.request for task in run.tasks], plan, text=text) if c.tokens]
-        best = [log_prob(model, c.request.prompt, c.tokens) / len(c.tokens) for c in done]
+        logs = [log_probs(model, c.request.prompt, c.tokens) for c in done]
+        best = [fmean(of_text) for of_text in logs]
         row = {
             "arm": name,
             "log-probability per token": f"{fmean(best):.4f}",
@@ -182,21 +186,32 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
             "tokens": f"{fmean(len(c.tokens) for c in done):.1f}",
             "passes per token": f"{sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done):.2f}",
         }
+        for judge in judges.values():
+            judged = [
+                judge.score(_candidate(c, of_text, model.eos, text)) for c, of_text in zip(done, logs, strict=True)
+            ]
+            row[judge.name] = f"{fmean(judged):.3f}"
         table.append(row)
         told.append(
             f"{name}: {row['log-probability per token']} nats per token of the best text, "
             f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, {row['repeated 4-grams']} of the "
             f"best one's 4-grams repeated, {row['tokens']} tokens, {row['passes per token']} passes per token of it"
+            + "".join(f", {judge} {row[judge]}" for judge in judges)
         )
     return "; ".join(told), table
 
 
 def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
-    """Natural logarithm of the model's probability of `text` after `prompt`, in chains as wide as the session takes."""
+    """Natural logarithm of the model's probability of `text` after `prompt`."""
+    return sum(log_probs(model, prompt, text))
+
+
+def log_probs(model: Model, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
+    """`log_prob` token by token, run in chains as wide as the session takes."""
     ids = [*prompt, *text]
     session = model.open(1, len(ids))
     session.prefill([list(prompt[:-1])])
-    total = 0.0
+    out: list[float] = []
     for start in range(len(prompt) - 1, len(ids) - 1, session.caps.max_width):
         chain = ids[start : min(start + session.caps.max_width, len(ids) - 1)]
         size = len(chain)
@@ -204,9 +219,13 @@ def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
         logits = session.forward(nodes).logits[0].astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         laws = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        total += float(laws[np.arange(size), ids[start + 1 : start + 1 + size]].sum())
+        out += [float(log) for log in laws[np.arange(size), ids[start + 1 : start + 1 + size]]]
         session.commit([list(range(size))])
-    return total
+    return out
+
+
+def _candidate(done: Completion, logs: Sequence[float], ends: frozenset[int], text: Decoder | None) -> Candidate:
+    return Candidate(prompt=done.request.prompt, tokens=done.tokens, logs=tuple(logs), whole=True, ends=ends, text=text)
 
 
 def _distinct(texts: Sequence[Sequence[int]]) -> int:
