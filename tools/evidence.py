@@ -1,7 +1,7 @@
 """Measure every method on nib and write `docs/evidence/`: `python tools/evidence.py [--float FOLDER] [NAME ...]`.
 
-Drafters, acceptors and searches run on the bundled prompts; PG-TD on `tools/tasks.jsonl`, beginnings
-of small functions with their unit tests. Cache forms run on text near the model's context: the heads of
+Drafters, acceptors and searches run on the bundled prompts; PG-TD and USCD on `tools/tasks.jsonl`,
+beginnings of small functions with their unit tests. Cache forms run on text near the model's context: the heads of
 standard-library modules that nib has never seen. Weights methods need a model in floats: `--float` names one, else
 nib's own weights are written out as floats (which flatters 8 bits: they lie on an 8-bit grid already).
 """
@@ -16,9 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS, CHARACTERS = 8, 2600
-TASK_FILE = "tools/tasks.jsonl"
-TASKS = {"decode.search.pgtd": f'reward={{ name = "decode.score.tests", file = "{TASK_FILE}" }}'}
-"""Methods that are measured on tasks, and how they are set there."""
+TASKS = ("decode.search.pgtd", "decode.search.uscd")
+"""Methods that are measured on `tools/tasks.jsonl`."""
 
 
 def main() -> int:
@@ -39,15 +38,38 @@ def main() -> int:
             if name.startswith("weights."):
                 words += ["--prompts", str(long), "--model", str(args.source or floats(Path(scratch) / "nib-floats"))]
             if name in TASKS:
-                tasks = Path(scratch) / "tasks.jsonl"
-                rows = [json.loads(line) for line in (ROOT / TASK_FILE).read_text().splitlines()]
-                tasks.write_text("\n".join(json.dumps({"name": r["name"], "prompt": r["prompt"]}) for r in rows))
-                words += ["--prompts", str(tasks), "--max-tokens", "12", "--set", f"{name}.{TASKS[name]}"]
+                words += on_tasks(name, Path(scratch))
             print(f"== {name}", flush=True)
             done = subprocess.run([sys.executable, "-m", "steno", *words], check=False)
             if done.returncode:
                 return done.returncode
     return 0
+
+
+def on_tasks(name: str, scratch: Path) -> list[str]:
+    """The words of the command that measure a method on tasks, judged by their tests."""
+    rows = [json.loads(line) for line in (ROOT / "tools" / "tasks.jsonl").read_text().splitlines()]
+    settings = ["decode.search.pgtd.rollouts=128"]
+    if name == "decode.search.uscd":
+        # Its prompts show examples, which the lame prompt lacks.
+        rows = [{**row, "prompt": with_examples(row["prompt"], row["tests"])} for row in rows]
+        settings = []
+    prompts, tests = scratch / "tasks.jsonl", scratch / "tests.jsonl"
+    prompts.write_text("\n".join(json.dumps({"name": r["name"], "prompt": r["prompt"]}) for r in rows))
+    tests.write_text("\n".join(json.dumps({"prompt": r["prompt"], "tests": r["tests"]}) for r in rows))
+    reward = f'{{ name = "decode.score.tests", file = "{tests}" }}'
+    settings += (
+        [f"decode.search.pgtd.reward={reward}"] if name.endswith("pgtd") else [f"decode.score.tests.file={tests}"]
+    )
+    return ["--prompts", str(prompts), "--max-tokens", "12", *(w for s in settings for w in ("--set", s))]
+
+
+def with_examples(prompt: str, tests: list[str]) -> str:
+    """A task's prompt with its tests of the form `assert call == value` as doctests."""
+    shown = [test.removeprefix("assert ").split(" == ") for test in tests if " == " in test and "\n" not in test]
+    lines = "".join(f"\n    >>> {call}\n    {value}" for call, value in shown)
+    head, mark, body = prompt.rpartition('"""\n')
+    return f"{head}\n{lines}\n    {mark}{body}" if lines else prompt
 
 
 def modules() -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from rig import Strict, scripted, search, softmax
 
 from steno.core import Card, Plan
-from steno.core.errors import UserError
+from steno.core.errors import PlanError, UserError
 from steno.decode import Request, generate
 from steno.decode._sandbox import passed
 from steno.decode.base import Candidate, ScorerKnob
@@ -188,3 +188,8 @@ def test_marks_are_no_words():
     judged = Candidate(prompt=(0, 1), tokens=(3, 2), logs=(), whole=True, ends=frozenset({2}), text=words)
     assert judged.read("me") == ("x", "x<")
     assert Candidate(prompt=(3, 1), tokens=(), logs=(), whole=True, text=words).read("me") == ("<x", "<x")
+
+
+def test_a_scorer_by_itself_is_refused():
+    with pytest.raises(PlanError, match=r"decode\.score\.tests stands in a field of a search"):
+        generate(coder(), [], Plan((UnitTests(),)))

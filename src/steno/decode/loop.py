@@ -123,6 +123,11 @@ class Loop:
         if batch < 1:
             raise PlanError(f"batch: a loop needs at least 1 row, got {batch}.")
         plan.check(model.backend)
+        for knob in plan.find("decode.score"):
+            raise PlanError(
+                f"{knob.name} stands in a field of a search. Write for example: "
+                f"--set 'decode.search.pgtd.reward={{ name = \"{knob.name}\" }}'"
+            )
         self.model = model
         self.batch = batch
         self.capacity = min(capacity or model.context, model.context)

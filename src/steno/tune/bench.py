@@ -65,13 +65,16 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a comparison runs on. `points` are the method in the settings to compare, `knob` as it is by default."""
+    """What a comparison runs on. `points` are the method in the settings to compare, `knob` as it is by default;
+    `judges` are scorers that texts are measured by.
+    """
 
     knob: Knob
     points: tuple[Knob, ...]
     subject: Subject
     spec: ModelSpec
     tasks: tuple[Task, ...]
+    judges: tuple[ScorerKnob, ...] = ()
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -83,7 +86,8 @@ class Bench:
 
 
 def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *, max_tokens: int = 128) -> Evidence:
-    """Run a method's comparison. `settings` may hold the method with other fields than its defaults.
+    """Run a method's comparison. `settings` may hold the method with other fields than its defaults, and scorers by
+    which the texts that come out are to be measured beside those in the method's own fields.
 
     Raises KnobError for an unknown method, PlanError where it does not run on the backend, and model and prompt errors.
     """
@@ -101,7 +105,10 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     tasks, _ = prepare(found, subject.tokenizer, model.vocab, model.context, max_tokens=max_tokens)
     given = any(k.name == name for k in settings.knobs)
     points = (knob,) if given else tuple(make_knob(name, dict(point)) for point in type(knob).points)
-    run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks)
+    asked = cast(tuple[ScorerKnob, ...], settings.find("decode.score"))
+    own = [part for point in points for part in point.parts() if isinstance(part, ScorerKnob)]
+    judges = tuple({judge.name: judge for judge in (*own, *asked)}.values())
+    run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks, judges=judges)
     if knob.card.task and "points" not in vars(type(knob)):
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
@@ -157,7 +164,13 @@ def _acceptor(run: Bench) -> Result:
 
 def _search(run: Bench) -> Result:
     """Greedy decoding and the search at each of its points: what the model says of the texts, and how they differ."""
-    return "measured", "different texts, ranked by the search's own score", *_texts(run)
+    told, table = _texts(run)
+    if not run.judges:
+        return "measured", "different texts, ranked by the search's own score", told, table
+    judge = run.judges[0].name
+    greedy, *others = (float(row[judge]) for row in table)
+    verdict = "holds" if max(others) > greedy else "does not hold"
+    return verdict, f"texts that {judge} puts above greedy decoding's", told, table
 
 
 def _shaper(run: Bench) -> Result:
@@ -170,7 +183,6 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
     table: list[Row] = []
     told: list[str] = []
     text = tokenizer.decode if tokenizer else None
-    judges = {part.name: part for knob in run.points for part in knob.parts() if isinstance(part, ScorerKnob)}
     for knob in (None, *run.points):
         name = _label(Plan((knob,))) if knob else "greedy"
         plan = Plan((knob,)) if knob else Plan()
@@ -186,7 +198,7 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
             "tokens": f"{fmean(len(c.tokens) for c in done):.1f}",
             "passes per token": f"{sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done):.2f}",
         }
-        for judge in judges.values():
+        for judge in run.judges:
             judged = [
                 judge.score(_candidate(c, of_text, model.eos, text)) for c, of_text in zip(done, logs, strict=True)
             ]
@@ -196,7 +208,7 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
             f"{name}: {row['log-probability per token']} nats per token of the best text, "
             f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, {row['repeated 4-grams']} of the "
             f"best one's 4-grams repeated, {row['tokens']} tokens, {row['passes per token']} passes per token of it"
-            + "".join(f", {judge} {row[judge]}" for judge in judges)
+            + "".join(f", {judge.name} {row[judge.name]}" for judge in run.judges)
         )
     return "; ".join(told), table
 
