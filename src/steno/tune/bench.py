@@ -3,6 +3,7 @@
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
     decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, repetition, passes
     decode.shape.*    the same for the text that comes out, of those that name the settings to compare
+    decode.search.set_prompting   the texts of prompts with lists, read in two orders
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
@@ -26,6 +27,7 @@ from steno.core.errors import ModelError, PlanError
 from steno.decode import Completion, generate
 from steno.decode._text import Decoder
 from steno.decode.base import Candidate, ScorerKnob
+from steno.decode.search.set_prompting import sections
 from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
 from steno.measure.bytes import measure
@@ -171,6 +173,31 @@ def _search(run: Bench) -> Result:
     greedy, *others = (float(row[judge]) for row in table)
     verdict = "holds" if max(others) > greedy else "does not hold"
     return verdict, f"texts that {judge} puts above greedy decoding's", told, table
+
+
+def _orders(run: Bench) -> Result:
+    """Every prompt with the items of its lists as they stand and reversed, read as text and as sets."""
+    tokenizer, table = run.subject.tokenizer, list[Row]()
+    text = tokenizer.decode if tokenizer else None
+    bullet = str(run.knob.settings()["bullet"])
+    turned = [
+        tuple(token for items in sections(prompt, bullet, text) for item in items[::-1] for token in item)
+        for prompt in run.prompts
+    ]
+    pairs = [i for i, prompt in enumerate(run.prompts) if turned[i] != prompt]
+    if not pairs:
+        return "not testable here", "one text for every order of a list", "no prompt holds a list", table
+    for name, plan in (("greedy", Plan()), (run.knob.name, Plan((run.knob,)))):
+        asked = [replace(run.tasks[i].request, prompt=p) for i in pairs for p in (run.prompts[i], turned[i])]
+        done = generate(run.subject.model, asked, plan, text=text)
+        same = sum(one.tokens == two.tokens for one, two in zip(done[::2], done[1::2], strict=True))
+        logs = [fmean(log_probs(run.subject.model, c.request.prompt, c.tokens)) for c in done]
+        table.append(
+            {"arm": name, "same text": f"{same} of {len(pairs)}", "log-probability per token": f"{fmean(logs):.4f}"}
+        )
+    told = "; ".join(f"{row['arm']}: the same text in both orders on {row['same text']} prompts" for row in table)
+    whole = table[1]["same text"] == f"{len(pairs)} of {len(pairs)}"
+    return ("holds" if whole else "does not hold"), "one text for every order of a list", told, table
 
 
 def _shaper(run: Bench) -> Result:
@@ -322,6 +349,7 @@ def _weights(run: Bench) -> Result:
 _COMPARISONS = {
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
+    "decode.search.set_prompting": _orders,
     "decode.search": _search,
     "decode.shape": _shaper,
     "cache": _cache,
@@ -331,7 +359,7 @@ _COMPARISONS = {
 
 def _kind(name: str) -> str:
     for kind in _COMPARISONS:
-        if name.startswith(kind + "."):
+        if name == kind or name.startswith(kind + "."):
             return kind
     raise PlanError(f"there is no comparison for {name} yet. These rooms have one: {', '.join(_COMPARISONS)}")
 

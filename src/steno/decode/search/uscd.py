@@ -26,7 +26,7 @@ from steno.core import Card, Session, Span
 
 from .._law import Doubles
 from .._nodes import common
-from .._text import Decoder
+from .._text import Decoder, borders
 from ..base import Ground, Hypothesis, SearchKnob
 
 CARD = Card(
@@ -93,15 +93,9 @@ def _rows(ground: Ground, lame: Sequence[int]) -> Session:
 
 def without_examples(prompt: Sequence[int], text: Decoder) -> tuple[int, ...]:
     """The prompt less the tokens that lie wholly within its examples; at least one token stays."""
-    ends = [len(piece) for piece in map(text, ([token] for token in prompt))]
-    whole = text(prompt)
-    if sum(ends) == len(whole):
-        borders = np.cumsum([0, *ends]).tolist()
-    else:
-        # Tokens that are parts of a character only come out right together.
-        borders = [len(text(prompt[:count])) for count in range(len(prompt) + 1)]
-    spans = list(_examples(whole))
-    inside = [any(start <= low and high <= end for start, end in spans) for low, high in pairwise(borders)]
+    spans = list(_examples(text(prompt)))
+    places = pairwise(borders(text, prompt))
+    inside = [any(start <= low and high <= end for start, end in spans) for low, high in places]
     kept = tuple(token for token, out in zip(prompt, inside, strict=True) if not out)
     return kept or tuple(prompt[:1])
 
