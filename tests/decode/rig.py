@@ -258,3 +258,23 @@ def after(model, ids: Sequence[int]) -> np.ndarray:
     """Logits [V] after `ids`, from a fresh session."""
     logits = model.open(1, len(ids) + 1).prefill([list(ids)], last=True)
     return np.array(logits[0])
+
+
+def naive_beam(model, prompt, width, most, power, worth=lambda text: 0.0, pool=10**6):
+    """Beam search over whole texts, each scored from the model's rows alone, and by what it is `worth` beside that."""
+    beams, done = [((), 0.0)], []
+    for _ in range(most):
+        grown = []
+        for text, score in beams:
+            law = np.log(softmax(model.row([*prompt, *text])))
+            grown += [((*text, int(v)), score + law[v]) for v in np.argsort(-law, kind="stable")[:pool]]
+        grown.sort(key=lambda item: -item[1] - worth(item[0]))
+        beams = []
+        for text, score in grown:
+            if len(beams) == width:
+                break
+            (done if text[-1] == model.end else beams).append((text, score))
+        if len(done) >= width:
+            beams = []
+            break
+    return sorted(((t, s / len(t) ** power + worth(t)) for t, s in [*done, *beams]), key=lambda item: -item[1])

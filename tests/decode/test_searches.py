@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from rig import Strict, scripted, search, softmax
+from rig import Strict, naive_beam, scripted, search, softmax
 
 from steno.core import Plan, make_knob
 from steno.core.errors import CapsError, PlanError
@@ -15,26 +15,6 @@ from steno.decode.search import lattice
 from steno.decode.search.diverse_beam import DiverseBeam
 from steno.decode.search.lattice import Graph, Lattice
 from steno.tune.bench import log_prob
-
-
-def naive_beam(model, prompt, width, most, power):
-    """Beam search over whole texts, each scored from the model's rows alone."""
-    beams, done = [((), 0.0)], []
-    for _ in range(most):
-        grown = []
-        for text, score in beams:
-            law = np.log(softmax(model.row([*prompt, *text])))
-            grown += [((*text, v), score + law[v]) for v in range(model.vocab)]
-        grown.sort(key=lambda item: -item[1])
-        beams = []
-        for text, score in grown:
-            if len(beams) == width:
-                break
-            (done if text[-1] == model.end else beams).append((text, score))
-        if len(done) >= width:
-            beams = []
-            break
-    return sorted(((t, s / len(t) ** power) for t, s in [*done, *beams]), key=lambda item: -item[1])
 
 
 @pytest.mark.parametrize("width", [1, 3, 6])
