@@ -12,7 +12,7 @@ from steno.core.errors import CapsError
 from steno.decode import Completion, CostTable, Request, generate
 from steno.decode._noise import gumbel
 from steno.decode._view import NodeView
-from steno.decode.base import Draft, Drafter, DrafterKnob, Seen
+from steno.decode.base import About, Draft, Drafter, DrafterKnob, Seen
 from steno.decode.draft.lookup import Lookup
 from steno.decode.draft.recycle import Recycle
 from steno.decode.draft.suffix import Suffix
@@ -95,12 +95,14 @@ class StrictSession(TableSession):
         super().crop(lengths)
 
 
-def plain(model: TableModel, request: Request, plan: Plan = Plan()) -> tuple[tuple[int, ...], str]:
+def plain(model: TableModel, request: Request, plan: Plan = Plan(), text=None) -> tuple[tuple[int, ...], str]:
     """One token at a time, straight from the model's rows: (tokens, finish)."""
     view = NodeView(())
     judge = acceptor(plan)
     shapers = plan.find("decode.shape")
     ids = list(request.prompt)
+    ends = frozenset() if request.ignore_eos else model.eos
+    about = About(start=len(request.prompt), ends=ends, text=text)
     while True:
         done = tuple(ids[len(request.prompt) :])
         if done and done[-1] in model.eos and not request.ignore_eos:
@@ -109,7 +111,7 @@ def plain(model: TableModel, request: Request, plan: Plan = Plan()) -> tuple[tup
             return done, "length"
         logits = model.row(ids)
         for shaper in shapers:
-            logits = shaper.shape(logits, ids)
+            logits = shaper.shape_within(logits, ids, about)
         view.aim(0, request, ids, Draft())
         if judge.name == "decode.accept.gumbel":
             ids.append(int((logits + gumbel(view.key(-1, "token"), len(logits))).argmax()))
@@ -226,3 +228,53 @@ class _Hostile:
 def softmax(logits: np.ndarray) -> np.ndarray:
     law = np.exp(logits.astype(np.float64) - logits.max())
     return law / law.sum()
+
+
+def scripted(table, vocab, end=-1):
+    """A model that says log(table[text]) after a text, and is flat elsewhere."""
+    flat = [1.0 / vocab] * vocab
+
+    def script(past):
+        with np.errstate(divide="ignore"):
+            return np.log(np.array(table.get(past[1:], flat)))
+
+    return TableModel(vocab=vocab, script=script, end=end)
+
+
+def search(model, knob, most=3, prompt=(0,), **more):
+    (done,) = generate(model, [Request(number=0, prompt=prompt, max_tokens=most, **more)], Plan((knob,)))
+    return done
+
+
+def rollout(model, ids: Sequence[int], count: int) -> list[int]:
+    """Greedy continuation, every token from a session of its own that was given the whole past by prefill."""
+    out = list(ids)
+    while len(out) < len(ids) + count:
+        out.append(int(after(model, out).argmax()))
+    return out[len(ids) :]
+
+
+def after(model, ids: Sequence[int]) -> np.ndarray:
+    """Logits [V] after `ids`, from a fresh session."""
+    logits = model.open(1, len(ids) + 1).prefill([list(ids)], last=True)
+    return np.array(logits[0])
+
+
+def naive_beam(model, prompt, width, most, power, worth=lambda text: 0.0, pool=10**6):
+    """Beam search over whole texts, each scored from the model's rows alone, and by what it is `worth` beside that."""
+    beams, done = [((), 0.0)], []
+    for _ in range(most):
+        grown = []
+        for text, score in beams:
+            law = np.log(softmax(model.row([*prompt, *text])))
+            grown += [((*text, int(v)), score + law[v]) for v in np.argsort(-law, kind="stable")[:pool]]
+        grown.sort(key=lambda item: -item[1] - worth(item[0]))
+        beams = []
+        for text, score in grown:
+            if len(beams) == width:
+                break
+            (done if text[-1] == model.end else beams).append((text, score))
+        if len(done) >= width:
+            beams = []
+            break
+    return sorted(((t, s / len(t) ** power + worth(t)) for t, s in [*done, *beams]), key=lambda item: -item[1])

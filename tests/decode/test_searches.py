@@ -5,53 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from rig import Strict, softmax
+from rig import Strict, naive_beam, scripted, search, softmax
 
 from steno.core import Plan, make_knob
 from steno.core.errors import CapsError, PlanError
 from steno.decode import Request, generate
 from steno.decode._hunt import Field
 from steno.decode.search import lattice
+from steno.decode.search._graph import Graph
 from steno.decode.search.diverse_beam import DiverseBeam
-from steno.decode.search.lattice import Graph, Lattice
-from steno.models.table import TableModel
+from steno.decode.search.lattice import Lattice
 from steno.tune.bench import log_prob
-
-
-def scripted(table, vocab, end=-1):
-    """A model that says log(table[text]) after a text, and is flat elsewhere."""
-    flat = [1.0 / vocab] * vocab
-
-    def script(past):
-        with np.errstate(divide="ignore"):
-            return np.log(np.array(table.get(past[1:], flat)))
-
-    return TableModel(vocab=vocab, script=script, end=end)
-
-
-def search(model, knob, most=3, prompt=(0,), **more):
-    (done,) = generate(model, [Request(number=0, prompt=prompt, max_tokens=most, **more)], Plan((knob,)))
-    return done
-
-
-def naive_beam(model, prompt, width, most, power):
-    """Beam search over whole texts, each scored from the model's rows alone."""
-    beams, done = [((), 0.0)], []
-    for _ in range(most):
-        grown = []
-        for text, score in beams:
-            law = np.log(softmax(model.row([*prompt, *text])))
-            grown += [((*text, v), score + law[v]) for v in range(model.vocab)]
-        grown.sort(key=lambda item: -item[1])
-        beams = []
-        for text, score in grown:
-            if len(beams) == width:
-                break
-            (done if text[-1] == model.end else beams).append((text, score))
-        if len(done) >= width:
-            beams = []
-            break
-    return sorted(((t, s / len(t) ** power) for t, s in [*done, *beams]), key=lambda item: -item[1])
 
 
 @pytest.mark.parametrize("width", [1, 3, 6])
@@ -221,8 +185,8 @@ def merged_graph(model, knob, most, prompt=(0,)):
     made = []
 
     class Kept(Graph):
-        def __init__(self, ngram):
-            super().__init__(ngram)
+        def __init__(self, ngram, **fields):
+            super().__init__(ngram, **fields)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -261,6 +225,45 @@ def test_a_lattice_has_no_circles_and_every_edge_was_among_the_best(order, ngram
                 assert at < place[child]
                 assert token in best and cost == pytest.approx(law[token], abs=1e-5)
         assert all(2 not in h.tokens[:-1] and (h.tokens[-1] == 2 or len(h.tokens) == 9) for h in done.found)
+
+
+ZIPPED = {
+    (): [0, 0.6, 0, 0.4, 0, 0], (1,): [0, 0, 1, 0, 0, 0], (3,): [0, 0, 1, 0, 0, 0],
+    (1, 2): [0, 0, 0, 0, 0.7, 0.3], (3, 2): [0.2, 0, 0, 0, 0.8, 0],
+    (1, 2, 4): [1, 0, 0, 0, 0, 0], (1, 2, 5): [1, 0, 0, 0, 0, 0],
+}  # fmt: skip
+"""1 2 4 and 3 2 4 end alike in two tokens."""
+
+
+def test_zip_by_hand():
+    """RCB leads 3 2 to the 4 that was run. ZIP makes one 2 of both: 3 2 5 is a text, the 0 that waits is not."""
+    model = scripted(ZIPPED, 6, end=0)
+    knob = {"ngram": 2, "k": 2, "length_power": 0.0}
+    _, rcb = merged_graph(model, Lattice(**knob), 5)
+    assert {h.tokens for h in rcb.found} == {(1, 2, 4, 0), (1, 2, 5, 0), (3, 2, 4, 0), (3, 2, 0)}
+    _, zipped = merged_graph(model, Lattice(merge="zip", **knob), 5)
+    assert {h.tokens for h in zipped.found} == {(1, 2, 4, 0), (1, 2, 5, 0), (3, 2, 4, 0), (3, 2, 5, 0)}
+    scores = {h.tokens: h.score for h in zipped.found}
+    assert scores[3, 2, 5, 0] == pytest.approx(np.log(0.4 * 0.3))
+    # Of two edges between the same nodes the likelier stays: 4 after 3 2.
+    assert scores[3, 2, 4, 0] == pytest.approx(np.log(0.4 * 0.8)) == scores[1, 2, 4, 0] - np.log(0.6 / 0.4)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("ngram", [1, 2, 3])
+def test_a_zipped_lattice_has_no_circles_and_holds_what_was_run(order, ngram):
+    for seed in range(3):
+        model = Strict(vocab=6, order=order, seed=seed, end=2)
+        knob = {"ngram": ngram, "k": 3, "beams": 4, "texts": 1024}
+        graph, done = merged_graph(model, Lattice(merge="zip", **knob), 9, (1, 3))
+        place = {node: i for i, node in enumerate(graph.order())}
+        for node, at in place.items():
+            assert not graph.merged(node)
+            children = [child for child, _ in graph.nodes[node].edges]
+            assert len(set(children)) == len(children)
+            assert all(at < place[child] for child in children)
+        assert all(2 not in h.tokens[:-1] and (h.tokens[-1] == 2 or len(h.tokens) == 9) for h in done.found)
+        assert done.stats.passes <= 4 * 9
 
 
 def test_merging_finds_more_texts_with_no_more_forwards():

@@ -392,9 +392,11 @@ def head_of_the_last_hidden(subject: Subject) -> None:
     if not session.caps.hidden:
         with pytest.raises(CapsError):
             session.forward(nodes, Want(hidden=(0,)))
+        assert session.caps.num_layers == 0
         return
     first = session.embed(nodes.tokens)
     layers = _num_layers(session, nodes)
+    assert session.caps.num_layers == layers
     step = session.forward(nodes, Want(hidden=(0, layers)))
     logits, last = np.array(step.logits), np.array(step.hidden(layers))
     assert last.shape == step.hidden(0).shape

@@ -48,6 +48,7 @@ class Caps:
     layers       `Nodes.layers` may be a proper slice
     visible      `Nodes.visible` may override ancestors-or-self
     recurrent    holds state that cannot be cropped: drafts are verified from a snapshot and replayed
+    num_layers   layers of the model, which name its hidden states; 0 where none can be asked for
     max_width    most nodes a row may have in one forward
     context      most tokens a row may hold
     chain_exact  promise of a chain of drafts against width-1 decoding on this session
@@ -62,6 +63,7 @@ class Caps:
     layers: bool
     visible: bool
     recurrent: bool
+    num_layers: int
     max_width: int
     context: int
     chain_exact: Keeps

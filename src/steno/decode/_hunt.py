@@ -5,62 +5,79 @@ from time import perf_counter
 
 import numpy as np
 
-from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Session
+from steno.core import CacheSpec, Model, Nodes, Session, Step, Want
 from steno.core.errors import CapsError
 
 from ._law import Doubles
+from ._nodes import chain_nodes, common
 from ._row import Row
-from .base import Floats, Hypothesis, Piece, Request, SearchKnob, ShaperKnob
+from ._text import Decoder
+from .base import About, Floats, Hypothesis, Piece, Request, SearchKnob, ShaperKnob
 
 
 class Field:
     """Implements `Ground`. Counts forwards; everything a search asks of the model goes through its sessions."""
 
     def __init__(
-        self, session: Session, request: Request, limit: int, ends: frozenset[int], shapers: Sequence[ShaperKnob]
+        self,
+        session: Session,
+        request: Request,
+        limit: int,
+        ends: frozenset[int],
+        shapers: Sequence[ShaperKnob],
+        *,
+        text: Decoder | None = None,
     ) -> None:
         self.request = request
         self.limit = limit
         self.ends = ends
+        self.text = text
         self.forwards = 0
         self._session = session
         self._shapers = shapers
+        self._about = About(start=len(request.prompt), ends=ends, text=text)
 
-    def open(self) -> Session:
-        return self._session.fork([0])
+    def open(self, held: Sequence[int] | None = None) -> Session:
+        session = self._session.fork([0])
+        if held is not None:
+            same = common(held, self.request.prompt[:-1]) if session.caps.crop else 0
+            session.crop([same])
+            if held[same:]:
+                session.prefill([held[same:]])
+        return session
 
     def advance(self, session: Session, texts: Sequence[Sequence[int]]) -> list[Doubles]:
         pasts = [[*self.request.prompt, *text] for text in texts]
-        logits: dict[int, Floats] = {}
-        while len(logits) < len(pasts):
+        laws: list[Doubles] = []
+        for logits, past in zip(self.reach(session, pasts), pasts, strict=True):
+            assert logits is not None, "every row lacks a token of its text, and has room for it"
+            laws.append(self.law(logits, past))
+        return laws
+
+    def reach(self, session: Session, pasts: Sequence[Sequence[int]]) -> list[Floats | None]:
+        out: list[Floats | None] = [None] * len(pasts)
+        while True:
             lacking = [past[done:] for past, done in zip(pasts, session.lengths, strict=True)]
+            if not any(lacking):
+                return out
             widest = session.caps.max_width
             chains = [few[: min(widest, room)] for few, room in zip(lacking, session.room(), strict=True)]
             assert any(chains), "every row lacks a token of its text, and has room for it"
-            step = session.forward(_chains(chains))
-            self.forwards += 1
+            step = self.forward(session, chain_nodes(chains))
             for row, (chain, few) in enumerate(zip(chains, lacking, strict=True)):
                 if few and len(chain) == len(few):
-                    logits[row] = step.logits[row, len(chain) - 1].copy()
+                    out[row] = step.logits[row, len(chain) - 1].copy()
             session.commit([list(range(len(chain))) for chain in chains])
-        return [self._law(logits[row], past) for row, past in enumerate(pasts)]
 
-    def _law(self, logits: Floats, past: Sequence[int]) -> Doubles:
+    def forward(self, session: Session, nodes: Nodes, want: Want = Want()) -> Step:
+        self.forwards += 1
+        return session.forward(nodes, want)
+
+    def law(self, logits: Floats, past: Sequence[int]) -> Doubles:
         for shaper in self._shapers:
-            logits = shaper.shape(logits, past)
+            logits = shaper.shape_within(logits, past, self._about)
         shifted = logits.astype(np.float64) - logits.max()
         return shifted - np.log(np.exp(shifted).sum())
-
-
-def _chains(rows: Sequence[Sequence[int]]) -> Nodes:
-    """One chain per row, padded to the longest."""
-    width = max(map(len, rows))
-    tokens = np.zeros((len(rows), width), np.int32)
-    parents = np.full((len(rows), width), PAD, np.int32)
-    for row, chain in enumerate(rows):
-        tokens[row, : len(chain)] = chain
-        parents[row, : len(chain)] = np.arange(ROOT, len(chain) - 1)
-    return Nodes(tokens=tokens, parents=parents)
 
 
 def hunt(
@@ -71,6 +88,7 @@ def hunt(
     capacity: int,
     cache: CacheSpec | None,
     shapers: Sequence[ShaperKnob],
+    text: Decoder | None,
 ) -> tuple[Piece, tuple[Hypothesis, ...]]:
     """Search a continuation of the row's request: the best text as one piece of the row, and all texts, best first.
 
@@ -86,7 +104,7 @@ def hunt(
     if len(row.ids) > 1:
         session.prefill([row.ids[:-1]])
     filled = perf_counter()
-    field = Field(session, row.request, row.left, row.ends, shapers)
+    field = Field(session, row.request, row.left, row.ends, shapers, text=text)
     found = tuple(knob.search(field))
     piece = row.take(list(found[0].tokens), 0, "")
     row.stats.prefill_s = filled - start

@@ -1,10 +1,28 @@
 """Text as it grows, and stop strings across token borders."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 Decoder = Callable[[Sequence[int]], str]
 
 BROKEN = "\ufffd"
+
+
+def unmarked(decode: Decoder, ids: Sequence[int], ends: frozenset[int]) -> str:
+    """The text of ids without end tokens and without a mark of the beginning, a first token written <like this>."""
+    words = [token for token in ids if token not in ends]
+    if words and (name := decode(words[:1])).startswith("<") and name.endswith(">") and len(name) > 2:
+        words = words[1:]
+    return decode(words)
+
+
+def borders(decode: Decoder, ids: Sequence[int]) -> list[int]:
+    """Where in their text tokens begin and end: token i has the characters from out[i] to out[i + 1]."""
+    sizes = [len(decode([token])) for token in ids]
+    if sum(sizes) == len(decode(ids)):
+        return list(accumulate(sizes, initial=0))
+    # Tokens that are parts of a character only come out right together.
+    return [len(decode(ids[:count])) for count in range(len(ids) + 1)]
 
 
 class Tail:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from steno.core import Key, Step
 
-from .base import Draft, Request, ShaperKnob
+from ._text import Decoder
+from .base import About, Draft, Request, ShaperKnob
 
 Floats = npt.NDArray[np.float32]
 
@@ -20,8 +21,13 @@ class NodeView:
     answered with token 0 and discarded by the loop (the confirming pass runs the accepted path only).
     """
 
-    def __init__(self, shapers: Sequence[ShaperKnob]) -> None:
+    def __init__(
+        self, shapers: Sequence[ShaperKnob], eos: frozenset[int] = frozenset(), text: Decoder | None = None
+    ) -> None:
         self._shapers = tuple(shapers)
+        self._eos = eos
+        self._text = text
+        self._about = About()
         self._step: Step | None = None
         self._best: list[list[int]] | None = None
         self._logits: Floats | None = None
@@ -42,6 +48,9 @@ class NodeView:
     ) -> None:
         """Look at another row."""
         self._row = row
+        if request is not self._request and self._shapers:
+            ends = frozenset[int]() if request.ignore_eos else self._eos
+            self._about = About(start=len(request.prompt), ends=ends, text=self._text)
         self._request = request
         self._ids = ids
         self._draft = draft
@@ -67,7 +76,7 @@ class NodeView:
         if self._shapers:
             past = self._ids + self._branch(node)
             for shaper in self._shapers:
-                out = shaper.shape(out, past)
+                out = shaper.shape_within(out, past, self._about)
         return out
 
     def key(self, node: int, purpose: str) -> Key:

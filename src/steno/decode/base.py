@@ -14,7 +14,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from steno.core import ROOT, Key, Knob, Session, Step
+from steno.core import ROOT, Key, Knob, Nodes, Session, Step, Want
+from steno.core.errors import UserError
+
+from ._text import Decoder, unmarked
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -131,6 +134,20 @@ class DrafterKnob(Knob):
         """Fresh state for a loop of `rows` rows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a shaper may know of a request beside the past: the same at every node of it.
+
+    start  tokens of the prompt
+    ends   tokens that end the text; empty where the request ignores them
+    text   ids to text; None where the loop was given none
+    """
+
+    start: int = 0
+    ends: frozenset[int] = frozenset()
+    text: Decoder | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShaperKnob(Knob):
     """Settings of a shaper: a pure function of a node's logits and its own past (never of siblings)."""
@@ -138,6 +155,10 @@ class ShaperKnob(Knob):
     @abstractmethod
     def shape(self, logits: Floats, past: Sequence[int]) -> Floats:
         """New logits [V] for the token after `past` (prompt, output and the node's ancestors); -inf forbids."""
+
+    def shape_within(self, logits: Floats, past: Sequence[int], about: About) -> Floats:
+        """`shape` for those that need to know more; what nothing is known of leaves both the same."""
+        return self.shape(logits, past)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +198,43 @@ class Hypothesis:
     score: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A text, or the beginning of one, for a scorer to judge.
+
+    prompt  ids of the prompt
+    tokens  what follows it
+    logs    [len(tokens)] log-probability of each of them
+    whole   nothing follows: it ended, or has as many tokens as may come
+    ends    tokens that end a text: they stand for no words
+    text    ids to text; None where there is none
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logs: tuple[float, ...]
+    whole: bool
+    ends: frozenset[int] = frozenset()
+    text: Decoder | None = None
+
+    def read(self, who: str) -> tuple[str, str]:
+        """(prompt, prompt and text) in words. Raises UserError for `who` where there are none."""
+        if self.text is None:
+            raise UserError(f"{who} judges words, and there are none: the model has no tokenizer.")
+        whole = (*self.prompt, *self.tokens)
+        return unmarked(self.text, self.prompt, self.ends), unmarked(self.text, whole, self.ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerKnob(Knob):
+    """Settings of a scorer: what a search is to find. It stands in a field of the search."""
+
+    @abstractmethod
+    def score(self, candidate: Candidate) -> float:
+        """In [0, 1], the larger the better; for a beginning, how well a text that begins so may do. Equal candidates
+        score equally."""
+
+
 class Ground(Protocol):
     """What a search has for one request."""
 
@@ -193,8 +251,13 @@ class Ground(Protocol):
         """Tokens that end a text; empty where the request ignores them."""
         ...
 
-    def open(self) -> Session:
-        """A session of one row that holds the prompt less its last token, which is pending."""
+    @property
+    def text(self) -> Decoder | None:
+        """Ids to text; None where the loop was given none."""
+        ...
+
+    def open(self, held: Sequence[int] | None = None) -> Session:
+        """A session of one row that holds `held`; by default the prompt less its last token, which is pending."""
         ...
 
     def advance(self, session: Session, texts: Sequence[Sequence[int]]) -> list[Doubles]:
@@ -203,6 +266,18 @@ class Ground(Protocol):
         A row holds a beginning of that, at least a token short of it, and what it lacks is committed: one forward for
         all rows, more only where a row lacks more than fits.
         """
+        ...
+
+    def reach(self, session: Session, pasts: Sequence[Sequence[int]]) -> list[Floats | None]:
+        """`advance` for any pasts, prompt and text: the model's own logits [V]; None where a row lacks nothing."""
+        ...
+
+    def forward(self, session: Session, nodes: Nodes, want: Want = Want()) -> Step:
+        """`session.forward`, counted as a pass of the request. What a search runs, it runs through here."""
+        ...
+
+    def law(self, logits: Floats, past: Sequence[int]) -> Doubles:
+        """The shaped log-probabilities [V] that logits [V] after `past` (prompt and text) mean."""
         ...
 
 
@@ -267,6 +342,6 @@ class Completion:
 
 
 __all__ = [
-    "AcceptorKnob", "Completion", "Draft", "Drafter", "DrafterKnob", "Ground", "Hypothesis", "Piece", "Request",
-    "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
+    "About", "AcceptorKnob", "Candidate", "Completion", "Draft", "Drafter", "DrafterKnob", "Ground", "Hypothesis",
+    "Piece", "Request", "ScorerKnob", "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip

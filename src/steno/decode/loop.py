@@ -125,6 +125,11 @@ class Loop:
         if woven := plan.find("reuse"):
             raise PlanError(f"{woven[0].name} weaves a text from known pieces and decodes none. Call its `weave`.")
         plan.check(model.backend)
+        for knob in plan.find("decode.score"):
+            raise PlanError(
+                f"{knob.name} stands in a field of a search. Write for example: "
+                f"--set 'decode.search.pgtd.reward={{ name = \"{knob.name}\" }}'"
+            )
         self.model = model
         self.batch = batch
         self.capacity = min(capacity or model.context, model.context)
@@ -137,7 +142,7 @@ class Loop:
         self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
         self._acceptor = acceptor(plan)
         self._shapers = cast(tuple[ShaperKnob, ...], plan.find("decode.shape"))
-        self._view = NodeView(self._shapers)
+        self._view = NodeView(self._shapers, self.model.eos, text)
         self._costs = costs
         self._budget: Budget | None = None
         self._session: Session | None = None
@@ -204,7 +209,9 @@ class Loop:
         row = self._next()
         if row is None:
             return []
-        piece, found = hunt(knob, row, self.model, capacity=self.capacity, cache=self._cache, shapers=self._shapers)
+        piece, found = hunt(
+            knob, row, self.model, capacity=self.capacity, cache=self._cache, shapers=self._shapers, text=self._text
+        )
         self.forwards += row.stats.passes
         self.completed[row.ticket] = row.complete(found)
         return [piece]

@@ -54,7 +54,7 @@ class RecurrentSession:
     def caps(self) -> Caps:
         return Caps(
             tree=False, crop=False, fork=True, embeds=self.model.embeds, hidden=self.model.depth > 0, layers=False,
-            visible=False, recurrent=True, max_width=WIDEST, context=self.capacity,
+            visible=False, recurrent=True, num_layers=self.model.depth, max_width=WIDEST, context=self.capacity,
             chain_exact=Keeps.BITS, tree_exact=Keeps.NEAR,
         )  # fmt: skip
 

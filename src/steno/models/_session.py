@@ -67,8 +67,8 @@ class SlotSession:
         tier = self._cache.tier
         return Caps(
             tree=True, crop=tier is None, fork=True, embeds=self.model.embeds, hidden=self.model.depth > 0,
-            layers=False, visible=True, recurrent=False, max_width=self._width or WIDEST, context=self.capacity,
-            chain_exact=self.chain_exact, tree_exact=Keeps.NEAR,
+            layers=False, visible=True, recurrent=False, num_layers=self.model.depth, max_width=self._width or WIDEST,
+            context=self.capacity, chain_exact=self.chain_exact, tree_exact=Keeps.NEAR,
         )  # fmt: skip
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> Floats | None:

@@ -184,8 +184,8 @@ class NativeSession:
         self._engine = engine
         self.caps = Caps(
             tree=True, crop=not engine.seals, fork=True, embeds=True, hidden=True, layers=True,
-            visible=not engine.windowed, recurrent=False, max_width=MAX_WIDTH, context=self.capacity,
-            chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
+            visible=not engine.windowed, recurrent=False, num_layers=model.shape.layers, max_width=MAX_WIDTH,
+            context=self.capacity, chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
         )  # fmt: skip
 
     @property

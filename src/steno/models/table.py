@@ -105,7 +105,7 @@ class TableSession:
     def caps(self) -> Caps:
         return Caps(
             tree=True, crop=True, fork=True, embeds=False, hidden=False, layers=False, visible=False, recurrent=False,
-            max_width=256, context=self.capacity, chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
+            num_layers=0, max_width=256, context=self.capacity, chain_exact=Keeps.BITS, tree_exact=Keeps.BITS,
         )  # fmt: skip
 
     @property

@@ -1,7 +1,9 @@
 """The defining comparison of one method against its baseline, in one process, as evidence.
 
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
-    decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, passes
+    decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, repetition, passes
+    decode.shape.*    the same for the text that comes out, of those that name the settings to compare
+    decode.search.set_prompting   the texts of prompts with lists, read in two orders
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
@@ -23,7 +25,10 @@ import numpy as np
 
 from steno.core import ROOT, Keeps, Knob, Model, Nodes, Plan, knob_class, make_knob
 from steno.core.errors import ModelError, PlanError
-from steno.decode import generate
+from steno.decode import Completion, generate
+from steno.decode._text import Decoder
+from steno.decode.base import Candidate, ScorerKnob
+from steno.decode.search.set_prompting import sections
 from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
 from steno.measure.bytes import measure
@@ -64,13 +69,16 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a comparison runs on. `points` are the method in the settings to compare, `knob` as it is by default."""
+    """What a comparison runs on. `points` are the method in the settings to compare, `knob` as it is by default;
+    `judges` are scorers that texts are measured by.
+    """
 
     knob: Knob
     points: tuple[Knob, ...]
     subject: Subject
     spec: ModelSpec
     tasks: tuple[Task, ...]
+    judges: tuple[ScorerKnob, ...] = ()
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -82,7 +90,8 @@ class Bench:
 
 
 def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *, max_tokens: int = 128) -> Evidence:
-    """Run a method's comparison. `settings` may hold the method with other fields than its defaults.
+    """Run a method's comparison. `settings` may hold the method with other fields than its defaults, and scorers by
+    which the texts that come out are to be measured beside those in the method's own fields.
 
     Raises KnobError for an unknown method, PlanError where it does not run on the backend, and model and prompt errors.
     """
@@ -100,8 +109,11 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     tasks, _ = prepare(found, subject.tokenizer, model.vocab, model.context, max_tokens=max_tokens)
     given = any(k.name == name for k in settings.knobs)
     points = (knob,) if given else tuple(make_knob(name, dict(point)) for point in type(knob).points)
-    run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks)
-    if knob.card.task:
+    asked = cast(tuple[ScorerKnob, ...], settings.find("decode.score"))
+    own = [part for point in points for part in point.parts() if isinstance(part, ScorerKnob)]
+    judges = tuple({judge.name: judge for judge in (*own, *asked)}.values())
+    run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks, judges=judges)
+    if knob.card.task and "points" not in vars(type(knob)):
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
         verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
@@ -156,37 +168,91 @@ def _acceptor(run: Bench) -> Result:
 
 def _search(run: Bench) -> Result:
     """Greedy decoding and the search at each of its points: what the model says of the texts, and how they differ."""
-    model = run.subject.model
+    told, table = _texts(run)
+    if not run.judges:
+        return "measured", "different texts, ranked by the search's own score", told, table
+    judge = run.judges[0].name
+    greedy, *others = (float(row[judge]) for row in table)
+    verdict = "holds" if max(others) > greedy else "does not hold"
+    return verdict, f"texts that {judge} puts above greedy decoding's", told, table
+
+
+def _orders(run: Bench) -> Result:
+    """Every prompt with the items of its lists as they stand and reversed, read as text and as sets."""
+    tokenizer, table = run.subject.tokenizer, list[Row]()
+    text = tokenizer.decode if tokenizer else None
+    bullet = str(run.knob.settings()["bullet"])
+    turned = [
+        tuple(token for items in sections(prompt, bullet, text) for item in items[::-1] for token in item)
+        for prompt in run.prompts
+    ]
+    pairs = [i for i, prompt in enumerate(run.prompts) if turned[i] != prompt]
+    if not pairs:
+        return "not testable here", "one text for every order of a list", "no prompt holds a list", table
+    for name, plan in (("greedy", Plan()), (run.knob.name, Plan((run.knob,)))):
+        asked = [replace(run.tasks[i].request, prompt=p) for i in pairs for p in (run.prompts[i], turned[i])]
+        done = generate(run.subject.model, asked, plan, text=text)
+        same = sum(one.tokens == two.tokens for one, two in zip(done[::2], done[1::2], strict=True))
+        logs = [fmean(log_probs(run.subject.model, c.request.prompt, c.tokens)) for c in done]
+        table.append(
+            {"arm": name, "same text": f"{same} of {len(pairs)}", "log-probability per token": f"{fmean(logs):.4f}"}
+        )
+    told = "; ".join(f"{row['arm']}: the same text in both orders on {row['same text']} prompts" for row in table)
+    whole = table[1]["same text"] == f"{len(pairs)} of {len(pairs)}"
+    return ("holds" if whole else "does not hold"), "one text for every order of a list", told, table
+
+
+def _shaper(run: Bench) -> Result:
+    """Greedy decoding with and without the shaper."""
+    return "measured", "another text than the likeliest next tokens make", *_texts(run)
+
+
+def _texts(run: Bench) -> tuple[str, list[Row]]:
+    model, tokenizer = run.subject.model, run.subject.tokenizer
     table: list[Row] = []
     told: list[str] = []
+    text = tokenizer.decode if tokenizer else None
     for knob in (None, *run.points):
         name = _label(Plan((knob,))) if knob else "greedy"
-        done = generate(model, [task.request for task in run.tasks], Plan((knob,)) if knob else Plan())
-        best = [log_prob(model, c.request.prompt, c.tokens) / len(c.tokens) for c in done if c.tokens]
-        varied = [_distinct([h.tokens for h in c.found] or [c.tokens]) for c in done]
-        passes = sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done)
+        plan = Plan((knob,)) if knob else Plan()
+        done = [c for c in generate(model, [task.request for task in run.tasks], plan, text=text) if c.tokens]
+        logs = [log_probs(model, c.request.prompt, c.tokens) for c in done]
+        best = [fmean(of_text) for of_text in logs]
         row = {
-            "search": name,
+            "arm": name,
             "log-probability per token": f"{fmean(best):.4f}",
             "texts": f"{fmean(max(len(c.found), 1) for c in done):.1f}",
-            "distinct bigrams": f"{fmean(varied):.0f}",
-            "passes per token": f"{passes:.2f}",
+            "distinct bigrams": f"{fmean(_distinct([h.tokens for h in c.found] or [c.tokens]) for c in done):.0f}",
+            "repeated 4-grams": f"{100 * fmean(_repeated(c.tokens) for c in done):.1f} %",
+            "tokens": f"{fmean(len(c.tokens) for c in done):.1f}",
+            "passes per token": f"{sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done):.2f}",
         }
+        for judge in run.judges:
+            judged = [
+                judge.score(_candidate(c, of_text, model.eos, text)) for c, of_text in zip(done, logs, strict=True)
+            ]
+            row[judge.name] = f"{fmean(judged):.3f}"
         table.append(row)
         told.append(
             f"{name}: {row['log-probability per token']} nats per token of the best text, "
-            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, "
-            f"{row['passes per token']} passes per token of one text"
+            f"{row['texts']} texts with {row['distinct bigrams']} different bigrams, {row['repeated 4-grams']} of the "
+            f"best one's 4-grams repeated, {row['tokens']} tokens, {row['passes per token']} passes per token of it"
+            + "".join(f", {judge.name} {row[judge.name]}" for judge in run.judges)
         )
-    return "measured", "different texts, ranked by the search's own score", "; ".join(told), table
+    return "; ".join(told), table
 
 
 def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
-    """Natural logarithm of the model's probability of `text` after `prompt`, in chains as wide as the session takes."""
+    """Natural logarithm of the model's probability of `text` after `prompt`."""
+    return sum(log_probs(model, prompt, text))
+
+
+def log_probs(model: Model, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
+    """`log_prob` token by token, run in chains as wide as the session takes."""
     ids = [*prompt, *text]
     session = model.open(1, len(ids))
     session.prefill([list(prompt[:-1])])
-    total = 0.0
+    out: list[float] = []
     for start in range(len(prompt) - 1, len(ids) - 1, session.caps.max_width):
         chain = ids[start : min(start + session.caps.max_width, len(ids) - 1)]
         size = len(chain)
@@ -194,14 +260,24 @@ def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
         logits = session.forward(nodes).logits[0].astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         laws = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        total += float(laws[np.arange(size), ids[start + 1 : start + 1 + size]].sum())
+        out += [float(log) for log in laws[np.arange(size), ids[start + 1 : start + 1 + size]]]
         session.commit([list(range(size))])
-    return total
+    return out
+
+
+def _candidate(done: Completion, logs: Sequence[float], ends: frozenset[int], text: Decoder | None) -> Candidate:
+    return Candidate(prompt=done.request.prompt, tokens=done.tokens, logs=tuple(logs), whole=True, ends=ends, text=text)
 
 
 def _distinct(texts: Sequence[Sequence[int]]) -> int:
     """Different bigrams in all texts together."""
     return len({pair for text in texts for pair in pairwise(text)})
+
+
+def _repeated(text: Sequence[int]) -> float:
+    """The share of a text's 4-grams that stood in it before."""
+    grams = [tuple(text[i : i + 4]) for i in range(len(text) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _cache(run: Bench) -> Result:
@@ -282,7 +358,9 @@ def _reuse(run: Bench) -> Result:
 _COMPARISONS = {
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
+    "decode.search.set_prompting": _orders,
     "decode.search": _search,
+    "decode.shape": _shaper,
     "cache": _cache,
     "reuse": _reuse,
     "weights": _weights,
@@ -291,7 +369,7 @@ _COMPARISONS = {
 
 def _kind(name: str) -> str:
     for kind in _COMPARISONS:
-        if name.startswith(kind + "."):
+        if name == kind or name.startswith(kind + "."):
             return kind
     raise PlanError(f"there is no comparison for {name} yet. These rooms have one: {', '.join(_COMPARISONS)}")
 

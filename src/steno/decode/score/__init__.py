@@ -1,0 +1,1 @@
+"""What a search is to find: scorers judge texts and their beginnings."""
