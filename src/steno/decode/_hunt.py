@@ -8,6 +8,7 @@ import numpy as np
 from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Session
 from steno.core.errors import CapsError
 
+from ._fence import Trail
 from ._law import Doubles
 from ._row import Row
 from .base import Floats, Hypothesis, Piece, Request, SearchKnob, ShaperKnob
@@ -17,7 +18,13 @@ class Field:
     """Implements `Ground`. Counts forwards; everything a search asks of the model goes through its sessions."""
 
     def __init__(
-        self, session: Session, request: Request, limit: int, ends: frozenset[int], shapers: Sequence[ShaperKnob]
+        self,
+        session: Session,
+        request: Request,
+        limit: int,
+        ends: frozenset[int],
+        shapers: Sequence[ShaperKnob],
+        trail: Trail | None = None,
     ) -> None:
         self.request = request
         self.limit = limit
@@ -25,6 +32,7 @@ class Field:
         self.forwards = 0
         self._session = session
         self._shapers = shapers
+        self._trail = trail
 
     def open(self) -> Session:
         return self._session.fork([0])
@@ -43,9 +51,11 @@ class Field:
                 if few and len(chain) == len(few):
                     logits[row] = step.logits[row, len(chain) - 1].copy()
             session.commit([list(range(len(chain))) for chain in chains])
-        return [self._law(logits[row], past) for row, past in enumerate(pasts)]
+        return [self._law(logits[row], past, text) for row, (past, text) in enumerate(zip(pasts, texts, strict=True))]
 
-    def _law(self, logits: Floats, past: Sequence[int]) -> Doubles:
+    def _law(self, logits: Floats, past: Sequence[int], text: Sequence[int]) -> Doubles:
+        if self._trail is not None:
+            logits = np.where(self._trail.at(text).mask(), logits, np.float32(-np.inf))
         for shaper in self._shapers:
             logits = shaper.shape(logits, past)
         shifted = logits.astype(np.float64) - logits.max()
@@ -74,7 +84,8 @@ def hunt(
 ) -> tuple[Piece, tuple[Hypothesis, ...]]:
     """Search a continuation of the row's request: the best text as one piece of the row, and all texts, best first.
 
-    Raises CapsError where the model's sessions lack what the search's card asks for.
+    Raises CapsError where the model's sessions lack what the search's card asks for, and where a search that follows
+    ways of its own finds no text that the request's constraint allows.
     """
     start = perf_counter()
     session = model.open(1, capacity, cache)
@@ -86,8 +97,16 @@ def hunt(
     if len(row.ids) > 1:
         session.prefill([row.ids[:-1]])
     filled = perf_counter()
-    field = Field(session, row.request, row.left, row.ends, shapers)
+    trail = None if row.place is None else Trail(row.place)
+    field = Field(session, row.request, row.left, row.ends, shapers, trail)
     found = tuple(knob.search(field))
+    if trail is not None:
+        found = tuple(text for text in found if trail.allows(text.tokens))
+        if not found:
+            raise CapsError(
+                f"request {row.request.number}: {knob.name} found no text that its constraint allows. Use "
+                "decode.search.diverse_beam, or no search."
+            )
     piece = row.take(list(found[0].tokens), 0, "")
     row.stats.prefill_s = filled - start
     row.stats.decode_s = row.stats.forward_s = perf_counter() - filled
