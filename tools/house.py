@@ -25,7 +25,9 @@ LAYERS = [
 ]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 METHOD_LINES = 200
-METHOD_ROOMS = ("weights", "cache", "decode/draft", "decode/accept", "decode/shape", "decode/search")
+METHOD_ROOMS = (
+    "weights", "cache", "decode/draft", "decode/accept", "decode/constrain", "decode/shape", "decode/search",
+)  # fmt: skip
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

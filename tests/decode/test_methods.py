@@ -11,7 +11,7 @@ from rig import FREE, Strict, plain, requests, run
 
 from steno.core import Card, Keeps, Plan, index
 from steno.core.errors import KnobError, PlanError
-from steno.decode.base import AcceptorKnob, DrafterKnob, SearchKnob, ShaperKnob
+from steno.decode.base import AcceptorKnob, ConstraintKnob, DrafterKnob, SearchKnob, ShaperKnob
 
 INDEX = index.scan()
 DECODE = [name for name in INDEX if name.startswith("decode.")]
@@ -19,6 +19,7 @@ DRAFTERS = [name for name in DECODE if name.startswith("decode.draft.")]
 ACCEPTORS = [name for name in DECODE if name.startswith("decode.accept.")]
 SEARCHES = [name for name in DECODE if name.startswith("decode.search.")]
 SHAPERS = [name for name in DECODE if name.startswith("decode.shape.")]
+CONSTRAINTS = [name for name in DECODE if name.startswith("decode.constrain.")]
 
 
 def build(name):
@@ -56,8 +57,10 @@ def test_a_record_is_a_value(name):
 @pytest.mark.parametrize("name", DECODE)
 def test_a_wrong_value_is_refused_with_the_field_s_name(name):
     for field in fields(build(name)):
+        # A text may be any text: there a number is wrong.
+        wrong = 3 if field.type is str else "nonsense"
         with pytest.raises(KnobError, match=f"{name}: {field.name} must be"):
-            index.make_knob(name, {field.name: "nonsense"})
+            index.make_knob(name, {field.name: wrong})
 
 
 @pytest.mark.parametrize("name", DECODE)
@@ -68,11 +71,14 @@ def test_a_method_imports_no_torch(name):
 
 @pytest.mark.parametrize("name", DECODE)
 def test_rooms_have_their_knob(name):
-    rooms = {"draft": DrafterKnob, "accept": AcceptorKnob, "shape": ShaperKnob, "search": SearchKnob}
+    rooms = {
+        "draft": DrafterKnob, "accept": AcceptorKnob, "constrain": ConstraintKnob, "shape": ShaperKnob,
+        "search": SearchKnob,
+    }  # fmt: skip
     base = rooms[name.split(".")[1]]
     knob = build(name)
     assert isinstance(knob, base)
-    assert knob.card.task == (base is ShaperKnob)
+    assert knob.card.task == (base in (ShaperKnob, ConstraintKnob))
     if base is not ShaperKnob:
         assert name.rpartition(".")[0] in knob.card.breaks
 

@@ -24,6 +24,7 @@ class Field:
         limit: int,
         ends: frozenset[int],
         shapers: Sequence[ShaperKnob],
+        *,
         trail: Trail | None = None,
     ) -> None:
         self.request = request
@@ -98,7 +99,7 @@ def hunt(
         session.prefill([row.ids[:-1]])
     filled = perf_counter()
     trail = None if row.place is None else Trail(row.place)
-    field = Field(session, row.request, row.left, row.ends, shapers, trail)
+    field = Field(session, row.request, row.left, row.ends, shapers, trail=trail)
     found = tuple(knob.search(field))
     if trail is not None:
         found = tuple(text for text in found if trail.allows(text.tokens))

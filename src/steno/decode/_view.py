@@ -47,6 +47,7 @@ class NodeView:
         ids: list[int],
         draft: Draft,
         columns: Sequence[int] | None = None,
+        *,
         place: Constraint | None = None,
     ) -> None:
         """Look at another row, whose pending token stands at `place`."""

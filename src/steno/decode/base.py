@@ -314,6 +314,6 @@ class Completion:
 
 
 __all__ = [
-    "AcceptorKnob", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter", "DrafterKnob", "Ground", "Hypothesis", "Piece", "Request",
-    "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
+    "AcceptorKnob", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter", "DrafterKnob", "Ground",
+    "Hypothesis", "Piece", "Request", "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip

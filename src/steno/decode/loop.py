@@ -275,19 +275,15 @@ class Loop:
     def _draft(self, session: Session, turns: Sequence[Turn]) -> None:
         if self._drafter is None and all(turn.row.place is None for turn in turns):
             return
-        caps, room, vocab = session.caps, session.room(), self.model.vocab
+        caps, room = session.caps, session.room()
         width = caps.max_width - 1
         found = False
         for turn in turns:
             # A path of d drafts yields d + 1 tokens and commits d + 1 nodes.
             depth = min(turn.row.left, room[turn.slot]) - 1
             if min(depth, width) > 0:
-                draft = self._proposed(turn, min(depth, width), width)
-                if draft.tokens:
-                    turn.draft = fit(draft, vocab=vocab, width=width, depth=depth, tree=caps.tree)
-                    if turn.row.place is not None:
-                        turn.draft = lawful(turn.draft, turn.row.place)
-                    found = True
+                turn.draft = self._proposed(turn, depth, width, caps.tree)
+                found = found or bool(turn.draft.tokens)
         if found:
             if self._budget is None:
                 self._budget = self._calibrate(session, [turn.slot for turn in turns])
@@ -297,15 +293,19 @@ class Loop:
                     turn.row.drafted(bool(draft.tokens) and self._budget.worth)
                 turn.draft = draft
 
-    def _proposed(self, turn: Turn, depth: int, width: int) -> Draft:
-        """What the constraint forces, at most `depth` tokens, and below it what the drafter proposes."""
+    def _proposed(self, turn: Turn, depth: int, width: int, tree: bool) -> Draft:
+        """What the constraint forces, and below it what the drafter proposes: `width` nodes, `depth` deep at most."""
         row = turn.row
         knob = self._fence.knob(row.request)
-        forced = row.place.forced()[:depth] if row.place is not None and knob is not None and knob.drafts else ()
+        most = min(depth, width)
+        forced = row.place.forced()[:most] if row.place is not None and knob is not None and knob.drafts else ()
         draft = EMPTY
-        if self._drafter is not None and len(forced) < depth and row.drafts():
-            draft = self._drafter.propose(turn.slot, row.ids, width - len(forced), forced)
-        return led(forced, draft) if forced else draft
+        if self._drafter is not None and len(forced) < most and row.drafts():
+            room = width - len(forced)
+            draft = self._drafter.propose(turn.slot, row.ids, room, forced)
+            draft = fit(draft, vocab=self.model.vocab, width=room, depth=depth - len(forced), tree=tree)
+        draft = led(forced, draft) if forced else draft
+        return draft if row.place is None else lawful(draft, row.place)
 
     def _calibrate(self, session: Session, live: list[int]) -> Budget:
         costs = self._costs
@@ -356,7 +356,7 @@ class Loop:
             columns = [-1] * len(draft.tokens)
             for column, node in enumerate(chain, 1):
                 columns[node] = column
-            self._view.aim(turn.slot, turn.row.request, turn.row.ids, draft, columns, turn.row.place)
+            self._view.aim(turn.slot, turn.row.request, turn.row.ids, draft, columns, place=turn.row.place)
             path, after = self._acceptor.verify(draft, self._view)
             same = 0
             while same < min(len(path), len(chain)) and path[same] == chain[same]:

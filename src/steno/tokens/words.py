@@ -31,8 +31,8 @@ class Words:
         table = tokenizer.words()
         if table is None:
             raise ModelError(
-                "Tokenizer: its words have no fixed bytes (neither byte-level nor with byte fallback), so what may come "
-                "next in a text cannot be told from ids. Choose a model with another tokenizer, such as nib."
+                "Tokenizer: its words have no fixed bytes (it is neither byte-level nor has byte fallback), so what "
+                "may come next in a text cannot be told from ids. Choose a model with another tokenizer, such as nib."
             )
         rows = [*table[:vocab], *[b""] * (vocab - len(table))]
         for end in ends:

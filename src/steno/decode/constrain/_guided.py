@@ -1,9 +1,10 @@
 """Grammars by llguidance: places in a text as parsers that are copied before they go on.
 
-llguidance walks a trie of the vocabulary's bytes with an Earley parser over derivative-based lexers, and gives a bit per
-token. A copy of its parser shares what it can and takes a microsecond, so every place holds its own, which is what makes
-trees and beams free. It has no exceptions: a parser that fails says from then on that only an end may come, and must be
-asked whether it failed.
+llguidance walks a trie of the vocabulary's bytes with an Earley parser over derivative-based lexers, and gives a bit
+per token. A copy of its parser shares what it can and takes a microsecond, so every place holds its own, which makes
+trees and beams free. By itself it writes what is certain with the tokenizer's own tokens and masks all other ways to
+write it; that is off here (`no_forcing`): masks leave the model all that the text allows, and what is certain is
+drafted. It has no exceptions: a parser that fails says from then on that only an end may come, and must be asked.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +34,7 @@ class Guided:
     def mask(self) -> Bools:
         bits = np.frombuffer(self._parser.compute_bitmask(), np.uint8)
         self._check()
-        out = np.unpackbits(bits, count=len(self._words.table), bitorder="little").view(np.bool_)
-        if not out.any():
-            raise CapsError(
-                f"{self._who}: no token of this vocabulary writes what has to come next. Choose a model whose tokenizer "
-                "has every byte, such as nib."
-            )
-        return out
+        return np.unpackbits(bits, count=len(self._words.table), bitorder="little").view(np.bool_)
 
     def allows(self, token: int) -> bool:
         if token in self._words.ends:
@@ -57,18 +52,32 @@ class Guided:
         return found
 
     def forced(self) -> Sequence[int]:
-        """What llguidance forces in bytes, as the tokenizer writes it, with the end where nothing else may follow."""
-        tokens = self._parser.compute_ff_tokens()
-        tokens = tokens[: self._parser.validate_tokens(tokens)] if tokens else []
-        after = self._parser
-        if tokens:
-            after = self._parser.deep_copy()
-            after.consume_tokens(tokens)
-        return [*tokens, self._words.ends[0]] if after.is_stopped() and not after.is_error() else tokens
+        """What is forced in bytes, as the tokenizer writes it, with the end where nothing else may follow.
+
+        Where the text goes on, the last token may be part of a longer one and is left to the model.
+        """
+        after = self._parser.deep_copy()
+        written = bytes(after.compute_ff_bytes())
+        tokens = list(self._words.encode(written))
+        tokens = tokens[: after.try_consume_tokens(tokens)]
+        if after.is_stopped() and not after.is_error():
+            return [*tokens, self._words.ends[0]]
+        return tokens[:-1]
 
     def _check(self) -> None:
-        if self._parser.is_error():
-            raise CapsError(f"{self._who}: the parser gave up: {_line(self._parser.get_error())}. Ask for less at once.")
+        if not self._parser.is_error():
+            return
+        told = self._parser.get_error()
+        if told.startswith("NoExtension"):
+            raise CapsError(
+                f"{self._who}: no token of this vocabulary writes what has to come next. Choose a model whose "
+                "tokenizer has every byte, such as nib."
+            )
+        raise CapsError(f"{self._who}: the parser gave up: {_line(told)}. Ask for less at once.")
+
+
+LOOSE = '%llguidance {"no_forcing": true}\n'
+"""Heads a grammar: nothing is masked that the text itself allows."""
 
 
 def guided(who: str, grammar: str, words: "Words") -> Guided:
@@ -80,14 +89,17 @@ def guided(who: str, grammar: str, words: "Words") -> Guided:
 
 
 def checked(who: str, field: str, make: Callable[[], str]) -> str:
-    """A grammar for llguidance. Raises KnobError, with its reason, where it takes none or would leave something out."""
+    """A grammar that llguidance takes. Raises KnobError, with its reason, for one it refuses or would hold in part."""
     try:
         grammar = make()
     except ValueError as error:
-        raise KnobError(f"{who}: {field} must be something llguidance can read; it says: {_line(str(error))}") from None
+        told = _line(str(error))
+        raise KnobError(f"{who}: {field} must be something llguidance can read; it says: {told}") from None
     failed, words = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
     if failed or words:
-        raise KnobError(f"{who}: {field} must be something llguidance holds in full; it says: {_line('; '.join(words))}")
+        raise KnobError(
+            f"{who}: {field} must be something llguidance holds in full; it says: {_line('; '.join(words))}"
+        )
     return grammar
 
 

@@ -1,8 +1,8 @@
 """A JSON Schema before llguidance sees it: which keywords stand in it, which are not held, and what says nothing.
 
-llguidance refuses the keywords that it knows and lacks, but only where the schema's own draft knows them, and it passes
+llguidance refuses the keywords that it knows and lacks, but only where the schema's own draft knows them, and passes
 over more without a word. Found in its sources (1.9) and by testing, and refused here: keywords of another draft,
-`prefixItems` before 2020-12 or beside `additionalItems`, drafts it does not know, a schema that makes llguidance lenient
+`prefixItems` before 2020-12 or beside `additionalItems`, drafts it does not know, a schema that makes it lenient
 (`x-guidance`), the format "unknown", whole numbers that a double does not hold, `minProperties` that could be met by
 repeating a key, keys that stand twice.
 """
@@ -78,27 +78,32 @@ def read(text: str) -> Json:
         raise Refused("it is nested too deeply") from None
 
 
-def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[Json, list[str]]:
+def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[dict[str, Json], list[str]]:
     """(the schema to hold, words that say nothing and so are not held: unknown keywords, formats of numbers).
 
     Keywords in `ignore` are taken out, and so are refused keywords that ask for nothing where they stand.
     Raises Refused with everything that would not be held.
     """
-    if not isinstance(schema, dict | bool):
+    if schema is False:
+        raise Refused("the schema is false, which allows nothing")
+    if schema is True:
+        return {}, []
+    if not isinstance(schema, dict):
         raise Refused("a schema is an object, true or false")
     draft = LATEST
-    if isinstance(schema, dict) and "$schema" in schema:
+    if "$schema" in schema:
         named = str(schema["$schema"])
         short = named.partition("://")[2].rstrip("#")
         if short not in DRAFTS:
             raise Refused(f"$schema '{named}' is unknown. Known are draft-04, -06, -07, 2019-09 and 2020-12")
         draft = DRAFTS[short]
-    schema = cast(Json, json.loads(json.dumps(schema)))
+    schema = cast(dict[str, Json], json.loads(json.dumps(schema)))
     problems: list[str] = []
     unknown: dict[str, None] = {}
     for path, node in _nodes(schema, "#"):
-        for word in [word for word in node if word in ignore or _idle(word, node)]:
-            del node[word]
+        while gone := [word for word in node if word in ignore or _idle(word, node)]:
+            for word in gone:
+                del node[word]
         for word in node:
             if word in REFUSED:
                 problems.append(f"{word} at {path}")
@@ -108,8 +113,12 @@ def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[Json, 
         if "format" in node and not _writes(node, "string"):
             unknown[f"format '{node['format']}' of what is no string"] = None
     if problems:
-        raise Refused("not held: " + ", ".join(dict.fromkeys(problems)))
-    if isinstance(schema, dict) and "$schema" in schema:
+        words = sorted({problem.split()[0] for problem in problems})
+        raise Refused(
+            "these are not: " + ", ".join(dict.fromkeys(problems)) + ". Change the schema, or let keywords go: "
+            f"--set 'decode.constrain.json_schema.ignore={json.dumps(words)}'"
+        )
+    if "$schema" in schema:
         schema["$schema"] = draft
     return schema, list(unknown)
 

@@ -5,9 +5,9 @@ an error that names it, never dropped; `ignore` says which ones not to hold. Wor
 (annotations, unknown keywords) are listed in `notes`. What only one text can follow, such as the names of required
 properties, is drafted: verification decides, so tokens are the same with and without.
 
-What differs from JSON Schema: properties come in the order of the schema; a format is held as a regular expression
-(29 February exists in every year) and is enforced; strings and numbers are written one way, so that 1.0 is no integer and
-only control characters are written as \\uXXXX; keys of `additionalProperties` may repeat (the last one counts).
+What differs from JSON Schema: properties come in the order of the schema; a format is enforced, as a regular expression
+(29 February exists in every year); values are written one way, so that 1.0 is no integer and only control characters
+are written as \\uXXXX; keys of `additionalProperties` may repeat, and the last one counts.
 """
 
 import json
@@ -21,7 +21,7 @@ from steno.core import Card, Span
 from steno.core.errors import KnobError
 
 from ..base import Constraint, ConstraintKnob
-from ._guided import checked, guided
+from ._guided import LOOSE, checked, guided
 from ._keywords import Refused, prepared, read
 
 if TYPE_CHECKING:
@@ -69,15 +69,9 @@ def _grammar(who: str, text: str, whitespace: int, ignore: tuple[str, ...]) -> t
     try:
         schema, notes = prepared(read(text), frozenset(ignore))
     except Refused as error:
-        raise KnobError(
-            f"{who}: schema must be a JSON Schema that can be held in full; {error}. Change the schema, or name "
-            f"""keywords to let go: --set '{who}.ignore=["uniqueItems"]'"""
-        ) from None
-    options: llguidance.JsonCompileOptions = {"whitespace_flexible": False}
-    if whitespace:
-        options = {"whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{whitespace}}}"}
-    dumped = json.dumps(schema)
-    grammar = checked(
-        who, "schema", lambda: llguidance.LLMatcher.grammar_from_json_schema(dumped, overrides=options)
-    )
-    return grammar, tuple(notes)
+        raise KnobError(f"{who}: schema must be a JSON Schema that can be held in full; {error}.") from None
+    blanks = rf"[\x20\x0A\x0D\x09]{{1,{whitespace}}}"
+    options = {"whitespace_pattern": blanks} if whitespace else {"whitespace_flexible": False}
+    whole = json.dumps({**schema, "x-guidance": options})
+    checked(who, "schema", lambda: llguidance.LLMatcher.grammar_from_json_schema(whole))
+    return f"{LOOSE}start: %json {whole}\n", tuple(notes)
