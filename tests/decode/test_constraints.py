@@ -345,6 +345,8 @@ def test_what_says_nothing_is_listed_and_what_asks_nothing_is_let_go():
     assert JsonSchema(schema=json.dumps(quiet)).notes == ()
     named = {"x-order": 3, "type": "integer", "format": "int32", "nullable": True, "title": "t", "deprecated": True}
     assert JsonSchema(schema=json.dumps(named)).notes == ("x-order", "nullable", "format 'int32' of what is no string")
+    counted = {"type": "array", "items": {"const": 1}, "maxItems": 1.0, "minItems": 1.0}
+    assert ask(JsonSchema(schema=json.dumps(counted), whitespace=0)).text == "[1]"
     # A name that happens to be a keyword is no keyword.
     JsonSchema(schema='{"properties": {"not": {"const": "if"}}, "required": ["not"], "default": {"not": 1}}')
 

@@ -38,6 +38,9 @@ FORMATS = frozenset((
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 ))  # fmt: skip
 
+COUNTS = frozenset(("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"))
+"""May be written 2.0, which llguidance does not read."""
+
 DRAFTS = {
     "json-schema.org/draft-04/schema": "http://json-schema.org/draft-04/schema#",
     "json-schema.org/draft-06/schema": "http://json-schema.org/draft-06/schema#",
@@ -104,6 +107,9 @@ def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[dict[s
         while gone := [word for word in node if word in ignore or _idle(word, node)]:
             for word in gone:
                 del node[word]
+        for word in COUNTS & set(node):
+            count = node[word]
+            node[word] = int(count) if isinstance(count, float) and count.is_integer() else count
         for word in node:
             if word in REFUSED:
                 problems.append(f"{word} at {path}")
