@@ -260,6 +260,12 @@ def test_a_prefix_is_written_and_then_anything():
     free = wide.advance(TABLE.index(b"true"))
     assert free.mask().all() and free.advance(END).allows(3)
     assert ask(Prefix(text="")).tokens == ask().tokens
+    lined = ask(Prefix(text="ab", lines=1), most=400)
+    assert lined.finish == "eos" and "\n" not in lined.text[2:].strip("\n")
+    place = Prefix(text="a", lines=2).open(WORDS)
+    for token in longest(b"ab\n \nc"):
+        place = place.advance(token)
+    assert place.mask().all() and np.flatnonzero(place.advance(10).mask()).tolist() == [OTHER, END]
     # It ends nothing, so a model without an end token can write it.
     (open_ended,) = generate(
         model(), [Request(number=0, prompt=(1,), max_tokens=3, ignore_eos=True)], Plan((Prefix(text="x"),)), words=WORDS
@@ -306,7 +312,7 @@ NOT_HELD = {
     "prefixItems": {"prefixItems": [False], "additionalItems": False}, "minProperties 2": {"minProperties": 2},
     "const with 9007199254740993": {"const": 9007199254740993},
     "enum with 9007199254740993": {"enum": [[9007199254740993]]},
-    "$schema inside a schema": {"items": {"$schema": "http://json-schema.org/draft-04/schema#"}},
+    "$schema of another draft": {"$schema": "http://json-schema.org/draft-06/schema#"},
 }  # fmt: skip
 SCHEMAS = "http://json-schema.org/draft-04/schema#", "https://json-schema.org/draft-07/schema", None
 
@@ -347,6 +353,8 @@ def test_what_says_nothing_is_listed_and_what_asks_nothing_is_let_go():
     assert JsonSchema(schema=json.dumps(named)).notes == ("x-order", "nullable", "format 'int32' of what is no string")
     counted = {"type": "array", "items": {"const": 1}, "maxItems": 1.0, "minItems": 1.0}
     assert ask(JsonSchema(schema=json.dumps(counted), whitespace=0)).text == "[1]"
+    JsonSchema(schema='{"$schema": "http://json-schema.org/draft-07/schema#", "items": '
+                      '{"$schema": "https://json-schema.org/draft-07/schema"}}')  # fmt: skip
     # A name that happens to be a keyword is no keyword.
     JsonSchema(schema='{"properties": {"not": {"const": "if"}}, "required": ["not"], "default": {"not": 1}}')
 

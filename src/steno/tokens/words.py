@@ -1,5 +1,6 @@
 """The vocabulary of a model as bytes: what a constraint on text needs to know about tokens."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,7 +51,7 @@ class Words:
         ids: list[int] = []
         start = 0
         while start < len(data):
-            ends = range(min(len(data), start + self._widest), start, -1)
+            ends = range(min(len(data), start + self.widest), start, -1)
             end = next((end for end in ends if data[start:end] in self._places), None)
             if end is None:
                 break
@@ -63,5 +64,16 @@ class Words:
         return {word: number for number, word in reversed(list(enumerate(self.table))) if word}
 
     @cached_property
-    def _widest(self) -> int:
+    def widest(self) -> int:
+        """Bytes of the longest word."""
         return max(map(len, self.table))
+
+    def begins(self, data: bytes) -> bool:
+        """Whether some longer word begins with `data`."""
+        # Words that begin with `data` stand together, `data` itself before them.
+        place = bisect_right(self._sorted, data)
+        return place < len(self._sorted) and self._sorted[place].startswith(data)
+
+    @cached_property
+    def _sorted(self) -> list[bytes]:
+        return sorted(set(self.table))

@@ -95,15 +95,17 @@ def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[dict[s
         raise Refused("a schema is an object, true or false")
     draft = LATEST
     if "$schema" in schema:
-        named = str(schema["$schema"])
-        short = named.partition("://")[2].rstrip("#")
-        if short not in DRAFTS:
+        named = schema["$schema"]
+        if _short(named) not in DRAFTS:
             raise Refused(f"$schema '{named}' is unknown. Known are draft-04, -06, -07, 2019-09 and 2020-12")
-        draft = DRAFTS[short]
+        draft = DRAFTS[_short(named)]
     schema = cast(dict[str, Json], json.loads(json.dumps(schema)))
     problems: list[str] = []
     unknown: dict[str, None] = {}
     for path, node in _nodes(schema, "#"):
+        if path != "#" and DRAFTS.get(_short(node.get("$schema"))) == draft:
+            # It says of a part what is known of the whole.
+            del node["$schema"]
         while gone := [word for word in node if word in ignore or _idle(word, node)]:
             for word in gone:
                 del node[word]
@@ -127,6 +129,10 @@ def prepared(schema: Json, ignore: frozenset[str] = frozenset()) -> tuple[dict[s
     if "$schema" in schema:
         schema["$schema"] = draft
     return schema, list(unknown)
+
+
+def _short(uri: Json) -> str:
+    return str(uri).partition("://")[2].rstrip("#")
 
 
 def _nodes(schema: Json, path: str) -> Iterator[tuple[str, dict[str, Json]]]:
@@ -174,7 +180,7 @@ def _quiet(node: dict[str, Json], draft: str, path: str) -> Iterator[str]:
     if "prefixItems" in node and (draft != LATEST or "additionalItems" in node):
         yield "prefixItems (2020-12 alone has it, and without additionalItems)"
     if path != "#" and "$schema" in node:
-        yield "$schema inside a schema"
+        yield "$schema of another draft"
     if "format" in node and node["format"] not in FORMATS and _writes(node, "string"):
         yield f"format '{node['format']}' (held are {', '.join(sorted(FORMATS))})"
     least, required = node.get("minProperties"), node.get("required")

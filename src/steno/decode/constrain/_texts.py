@@ -50,8 +50,9 @@ class Texts:
             return Over(self._words)
         word = self._words.table[token]
         rests = tuple([rest[len(word) :] for rest in self._rests if rest.startswith(word)])
-        if self._then is not None and (b"" in rests or not rests):
-            return self._then
+        if self._then is not None and not any(rests):
+            # A token may go past the rest: what it writes there counts.
+            return self._then.advance(token) if not rests else self._then
         return Texts(self._who, self._words, rests, self._then)
 
     def forced(self) -> Sequence[int]:
@@ -71,20 +72,34 @@ class Texts:
 
 
 class Free:
-    """Anything may come."""
+    """Anything may come, and nothing but an end after `lines` lines that are not blank; 0: no such end.
 
-    def __init__(self, vocab: int) -> None:
-        self._mask = np.ones(vocab, np.bool_)
-        self._mask.flags.writeable = False
+    begun  whether the line has anything but blanks
+    """
+
+    def __init__(self, words: "Words", lines: int = 0, *, begun: bool = False) -> None:
+        self._words = words
+        self._lines = lines
+        self._begun = begun
 
     def mask(self) -> Bools:
-        return self._mask
+        return np.ones(len(self._words.table), np.bool_)
 
     def allows(self, token: int) -> bool:
-        return True
+        return 0 <= token < len(self._words.table)
 
-    def advance(self, token: int) -> "Free":
-        return self
+    def advance(self, token: int) -> Constraint:
+        if not self._lines:
+            return self
+        if token in self._words.ends:
+            return Over(self._words)
+        lines, begun = self._lines, self._begun
+        head, *rest = self._words.table[token].split(b"\n")
+        begun = begun or bool(head.strip())
+        for part in rest:
+            lines -= begun
+            begun = bool(part.strip())
+        return Free(self._words, lines, begun=begun) if lines > 0 else Over(self._words)
 
     def forced(self) -> Sequence[int]:
         return ()
