@@ -38,7 +38,7 @@ $(SETUP): pyproject.toml constraints.txt native/CMakeLists.txt
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch scikit-build-core nanobind cmake ninja
-	.venv/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable '.[hf,train,dev]'
+	.venv/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable '.[hf,train,schema,dev]'
 	touch $(SETUP)
 
 # llama.cpp is built here, for this processor. GCC 12 takes an operand of its AMX set-up for 8 bytes and drops the stores

@@ -16,7 +16,10 @@ PLAN = {"--plan", "--set"}
 
 # The flag set is a promise: scripts depend on it. Change it here knowingly.
 FLAGS = {
-    "run": MODEL | PLAN | {"prompt", "--max-tokens", "--seed", "--stop", "--show-drafts", "--json"},
+    "run": MODEL | PLAN | {"prompt", "--max-tokens", "--seed", "--stop", "--schema", "--show-drafts", "--json"},
+    "complete": MODEL - {"model"}
+    | PLAN
+    | {"place", "--model", "--provider", "--count", "--lines", "--max-tokens", "--json"},
     "tune": MODEL
     | PLAN
     | {"--prompts", "--keep", "--max-kl", "--max-bytes", "--max-tokens", "--minutes", "--batch", "--seed", "--out"}

@@ -11,7 +11,7 @@ from rig import FREE, Strict, plain, requests, run
 
 from steno.core import Card, Keeps, Plan, index
 from steno.core.errors import KnobError, PlanError
-from steno.decode.base import About, AcceptorKnob, DrafterKnob, ScorerKnob, SearchKnob, ShaperKnob
+from steno.decode.base import About, AcceptorKnob, ConstraintKnob, DrafterKnob, ScorerKnob, SearchKnob, ShaperKnob
 from steno.models import ModelSpec, load
 
 INDEX = index.scan()
@@ -20,6 +20,7 @@ DRAFTERS = [name for name in DECODE if name.startswith("decode.draft.")]
 ACCEPTORS = [name for name in DECODE if name.startswith("decode.accept.")]
 SEARCHES = [name for name in DECODE if name.startswith("decode.search.")]
 SHAPERS = [name for name in DECODE if name.startswith("decode.shape.")]
+CONSTRAINTS = [name for name in DECODE if name.startswith("decode.constrain.")]
 
 
 def build(name):
@@ -58,7 +59,8 @@ def test_a_record_is_a_value(name):
 def test_a_wrong_value_is_refused_with_the_field_s_name(name):
     knob = build(name)
     for field in fields(knob):
-        wrong = 1 if isinstance(getattr(knob, field.name), str) else "nonsense"
+        # A text may be any text: there a number is wrong.
+        wrong = 3 if isinstance(getattr(knob, field.name), str) else "nonsense"
         with pytest.raises(KnobError, match=f"{name}: {field.name} must be"):
             index.make_knob(name, {field.name: wrong})
 
@@ -72,13 +74,14 @@ def test_a_method_imports_no_torch(name):
 @pytest.mark.parametrize("name", DECODE)
 def test_rooms_have_their_knob(name):
     rooms = {
-        "draft": DrafterKnob, "accept": AcceptorKnob, "shape": ShaperKnob, "search": SearchKnob, "score": ScorerKnob,
+        "draft": DrafterKnob, "accept": AcceptorKnob, "constrain": ConstraintKnob, "shape": ShaperKnob,
+        "search": SearchKnob, "score": ScorerKnob,
     }  # fmt: skip
     base = rooms[name.split(".")[1]]
     knob = build(name)
     assert isinstance(knob, base)
-    assert knob.card.task == (base in (ShaperKnob, ScorerKnob))
-    if not knob.card.task:
+    assert knob.card.task == (base in (ShaperKnob, ScorerKnob, ConstraintKnob))
+    if base not in (ShaperKnob, ScorerKnob):
         assert name.rpartition(".")[0] in knob.card.breaks
 
 

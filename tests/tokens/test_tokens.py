@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from steno.core.errors import ModelError, PromptError
-from steno.tokens import load
+from steno.tokens import Words, load
 from steno.train.base import Document
 from steno.train.recipe import Bucket, TokenizerSpec
 from steno.train.vocab import END
@@ -106,6 +106,27 @@ def test_other_tokenizers_stream_what_they_decode(tmp_path: Path) -> None:
     assert not any("\ufffd" in part for part in parts)
     with pytest.raises(ModelError, match="byte-level tokenizer"):
         tokenizer.encode_bytes(b"\xff")
+    # Inside a text its words do have bytes: a low line is a space, <0xFF> a byte.
+    table = tokenizer.words()
+    assert table is not None and table[:4] == (b"<unk>", b" Hello", b" world", b"!") and table[4 + 255] == b"\xff"
+    words = Words.of(tokenizer, len(words) + 2, frozenset({0}))
+    assert words.table[0] == words.table[-1] == b"" and len(words.table) == tokenizer.vocab + 2
+    assert words.encode(" world!世".encode()) == [2, 3, *(4 + b for b in "世".encode())]
+    assert b"".join(words.table[token] for token in words.encode(b"x Hello\xff")) == b"x Hello\xff"
+
+
+def test_words_are_the_bytes_that_ids_write(folder: Path, tmp_path: Path) -> None:
+    tokenizer = load(folder)
+    words = Words.of(tokenizer, tokenizer.vocab, tokenizer.eos)
+    for text in TEXTS:
+        # The name of a special token in a text is that token, which writes nothing.
+        written = b"".join(words.table[token] for token in tokenizer.encode(text))
+        assert written == text.replace("<|end|>", "").encode()
+    assert words.ends == tuple(tokenizer.eos) and all(words.table[end] == b"" for end in words.ends)
+    engine = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
+    engine.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match="its words have no fixed bytes"):
+        Words.of(load(tmp_path), 2, ())
 
 
 def test_chat_uses_the_template_or_plain_roles(folder: Path, tmp_path: Path) -> None:

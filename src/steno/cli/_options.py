@@ -26,6 +26,15 @@ Verb = Callable[..., None]
 
 def model_options(function: Verb) -> Verb:
     """MODEL, --backend, --weights, --threads, --device and --pinned, handed to the verb as `spec`."""
+    return _model(function, click.argument("model"))
+
+
+def named_model_options(function: Verb) -> Verb:
+    """The same for verbs whose argument is another: --model, which is nib where it is not given."""
+    return _model(function, click.option("--model", default="nib", metavar="MODEL", help="A folder, hub id or nib."))
+
+
+def _model(function: Verb, source: Callable[[Verb], Verb]) -> Verb:
 
     @wraps(function)
     def verb(
@@ -40,7 +49,7 @@ def model_options(function: Verb) -> Verb:
 
     return _decorate(
         verb,
-        click.argument("model"),
+        source,
         click.option("--backend", default="auto", metavar="NAME", help="auto, native, hf or table."),
         click.option("--weights", default="auto", metavar="FORM", help="auto, fp32, bf16 or int8."),
         click.option(

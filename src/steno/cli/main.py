@@ -13,7 +13,7 @@ import click
 from steno import __version__
 from steno.core.errors import StenoError, nearest
 
-VERBS = ("run", "tune", "verify", "bench", "methods", "plan", "train", "zip", "unzip")
+VERBS = ("run", "complete", "tune", "verify", "bench", "methods", "plan", "train", "zip", "unzip")
 
 
 class Verbs(click.Group):

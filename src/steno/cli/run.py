@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._options import json_option, model_options, plan_options
+from steno.core.errors import PromptError, StenoError
+
+from ._options import json_option, model_options, plan_options, read_text
 
 if TYPE_CHECKING:
-    from steno.core import Plan
+    from steno.core import Plan, Value
     from steno.decode import Completion, Piece
     from steno.models import ModelSpec
     from steno.tokens import Tokenizer
+
+
+SCHEMA = "decode.constrain.json_schema"
 
 
 @click.command("run")
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", type=click.IntRange(1), default=128, help="Most tokens to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Fixes sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option("--schema", metavar="FILE", help="Write JSON that this JSON Schema allows; - is stdin.")
 @click.option("--show-drafts", is_flag=True, help="Colour what was drafted; without colours, put it in [ ].")
 @json_option
 def command(
@@ -32,6 +38,7 @@ def command(
     max_tokens: int,
     seed: int,
     stop: tuple[str, ...],
+    schema: str | None,
     show_drafts: bool,
     as_json: bool,
 ) -> None:
@@ -39,11 +46,15 @@ def command(
 
     Table models have no tokenizer: their prompts and their output are ids such as "3 1 4". Sampling is a knob:
     --set decode.shape.temperature.temperature=0.8
+
+    With --schema, or another constraint in the plan, a text that is cut before it is whole is an error (exit 1).
     """
     from steno.tune.job import open_subject
     from steno.tune.prompts import Prompt, encode, fit
 
+    plan = plan if schema is None else _with_schema(plan, schema, prompt)
     plan.check()
+    constrained = plan.one("decode.constrain")
     text = _stdin() if prompt in (None, "-") else str(prompt)
     subject = open_subject(spec)
     tokenizer = subject.tokenizer
@@ -53,10 +64,13 @@ def command(
     fit(ids, model.vocab, model.context, typed=tokenizer is None)
 
     from steno.decode import Loop
-    from steno.decode.base import Request
+    from steno.decode.base import ConstraintKnob, Request
+    from steno.tokens import Words
 
+    words = Words.of(tokenizer, model.vocab, model.eos) if constrained and tokenizer else None
     request = Request(number=0, prompt=ids, max_tokens=max_tokens, stop=stop, seed=seed)
-    loop = Loop(model, plan, text=tokenizer.decode if tokenizer else None, capacity=len(ids) + max_tokens)
+    decode = tokenizer.decode if tokenizer else None
+    loop = Loop(model, plan, text=decode, capacity=len(ids) + max_tokens, words=words)
     ticket = loop.submit(request)
     show = _Screen(tokenizer, drafts=show_drafts, quiet=as_json)
     try:
@@ -71,6 +85,29 @@ def command(
     if as_json:
         click.echo(json.dumps(_record(done, model.name, model.backend), ensure_ascii=False))
     click.echo(_closing(done), err=True)
+    if isinstance(constrained, ConstraintKnob) and constrained.closes and done.finish != "eos":
+        raise StenoError(
+            f"the text ended by {done.finish} before it was what {constrained.name} asks for. Raise --max-tokens"
+            f"{', or take away --stop' if stop else ''}."
+        )
+
+
+def _with_schema(plan: "Plan", path: str, prompt: str | None) -> "Plan":
+    """The plan with the schema of a file. What the schema says without effect goes to stderr."""
+    from steno.core import make_knob
+    from steno.core.errors import KnobError
+
+    if path == "-" and prompt in (None, "-"):
+        raise PromptError("prompt and schema cannot both come from stdin. Give one of them as an argument or a file.")
+    settings: dict[str, Value] = {"schema": read_text(path, KnobError)}
+    held = plan.one("decode.constrain")
+    if held is not None and held.name == SCHEMA:
+        settings = {**held.settings(), **settings}
+    knob = make_knob(SCHEMA, settings)
+    notes: tuple[str, ...] = getattr(knob, "notes", ())
+    if notes:
+        click.echo(f"not held, because JSON Schema says that it asserts nothing: {', '.join(notes)}", err=True)
+    return plan.with_knobs(knob)
 
 
 def _stdin() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from steno.core import CacheSpec, Model, Nodes, Session, Step, Want
 from steno.core.errors import CapsError
 
+from ._fence import Trail
 from ._law import Doubles
 from ._nodes import chain_nodes, common
 from ._row import Row
@@ -27,6 +28,7 @@ class Field:
         shapers: Sequence[ShaperKnob],
         *,
         text: Decoder | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.request = request
         self.limit = limit
@@ -36,6 +38,7 @@ class Field:
         self._session = session
         self._shapers = shapers
         self._about = About(start=len(request.prompt), ends=ends, text=text)
+        self._trail = trail
 
     def open(self, held: Sequence[int] | None = None) -> Session:
         session = self._session.fork([0])
@@ -74,6 +77,9 @@ class Field:
         return session.forward(nodes, want)
 
     def law(self, logits: Floats, past: Sequence[int]) -> Doubles:
+        if self._trail is not None:
+            allowed = self._trail.at(past[len(self.request.prompt) :]).mask()
+            logits = np.where(allowed, logits, np.float32(-np.inf))
         for shaper in self._shapers:
             logits = shaper.shape_within(logits, past, self._about)
         shifted = logits.astype(np.float64) - logits.max()
@@ -92,7 +98,8 @@ def hunt(
 ) -> tuple[Piece, tuple[Hypothesis, ...]]:
     """Search a continuation of the row's request: the best text as one piece of the row, and all texts, best first.
 
-    Raises CapsError where the model's sessions lack what the search's card asks for.
+    Raises CapsError where the model's sessions lack what the search's card asks for, and where a search that follows
+    ways of its own finds no text that the request's constraint allows.
     """
     start = perf_counter()
     session = model.open(1, capacity, cache)
@@ -104,8 +111,16 @@ def hunt(
     if len(row.ids) > 1:
         session.prefill([row.ids[:-1]])
     filled = perf_counter()
-    field = Field(session, row.request, row.left, row.ends, shapers, text=text)
+    trail = None if row.place is None else Trail(row.place)
+    field = Field(session, row.request, row.left, row.ends, shapers, text=text, trail=trail)
     found = tuple(knob.search(field))
+    if trail is not None:
+        found = tuple(text for text in found if trail.allows(text.tokens))
+        if not found:
+            raise CapsError(
+                f"request {row.request.number}: {knob.name} found no text that its constraint allows. Use "
+                "decode.search.diverse_beam, or no search."
+            )
     piece = row.take(list(found[0].tokens), 0, "")
     row.stats.prefill_s = filled - start
     row.stats.decode_s = row.stats.forward_s = perf_counter() - filled

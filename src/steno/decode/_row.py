@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from steno.core.errors import PromptError
 
 from ._text import Decoder, Tail
-from .base import Completion, Hypothesis, Piece, Request, Stats
+from .base import Completion, Constraint, Hypothesis, Piece, Request, Stats
 
 MOST_REST = 4
 """Most steps without a draft after drafts that did not pay: cheap where they never do, soon back where they do."""
@@ -14,12 +14,20 @@ MOST_REST = 4
 class Row:
     """Ids and ends of one request.
 
-    ids   prompt and output; the last one is the pending token, whose KV is not made yet
-    ends  tokens that end the text
+    ids    prompt and output; the last one is the pending token, whose KV is not made yet
+    ends   tokens that end the text
+    place  where a text that is constrained stands, the pending token included
     """
 
     def __init__(
-        self, ticket: int, request: Request, *, capacity: int, eos: frozenset[int], decode: Decoder | None
+        self,
+        ticket: int,
+        request: Request,
+        *,
+        capacity: int,
+        eos: frozenset[int],
+        decode: Decoder | None,
+        place: Constraint | None = None,
     ) -> None:
         self.ticket = ticket
         self.request = request
@@ -27,6 +35,7 @@ class Row:
         self.stats = Stats()
         self.pieces: list[Piece] = []
         self.finish = ""
+        self.place = place
         self.ends = frozenset[int]() if request.ignore_eos else eos
         # The last token of a full row needs no KV: a row of `capacity` tokens yields one more.
         asked = len(self.ids) + request.max_tokens
@@ -59,6 +68,9 @@ class Row:
         kept = self._cut(new)
         tokens = new if kept == len(new) else new[:kept]
         self.ids += tokens
+        if self.place is not None:
+            for token in tokens:
+                self.place = self.place.advance(token)
         text = ""
         if self._tail is not None:
             if self.finish:

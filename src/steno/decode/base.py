@@ -9,7 +9,7 @@ comes out.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ from steno.core.errors import UserError
 from ._text import Decoder, unmarked
 
 Ints = npt.NDArray[np.int32]
+if TYPE_CHECKING:
+    from steno.tokens import Words
+
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
@@ -32,6 +36,7 @@ class Request:
     prompt   token ids, at least one
     stop     strings that end the text; the text is cut before the first of them
     ignore_eos  go on past the model's end tokens (for measuring speed over equal counts)
+    constrain   what this text has to be; None: what the plan says
     """
 
     number: int
@@ -40,6 +45,7 @@ class Request:
     stop: tuple[str, ...] = ()
     seed: int = 0
     ignore_eos: bool = False
+    constrain: "ConstraintKnob | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,45 @@ class ShaperKnob(Knob):
         return self.shape(logits, past)
 
 
+class Constraint(Protocol):
+    """A place in a text that is constrained. It never changes: trees, beams and rows share it and go on from it."""
+
+    def mask(self) -> Bools:
+        """[V] which tokens may come, never none; end tokens where the text may end here."""
+        ...
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come: cheaper than the mask."""
+        ...
+
+    def advance(self, token: int) -> "Constraint":
+        """The place after a token that may come; after an end token only end tokens may."""
+        ...
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that the only way on is usually written with; a guess, which need not be what the model chooses."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintKnob(Knob):
+    """Settings of a constraint: what the whole text has to be.
+
+    closes  it says where the text ends, so it needs an end token
+    """
+
+    closes: ClassVar[bool] = True
+
+    @property
+    def drafts(self) -> bool:
+        """Whether forced tokens are drafted."""
+        return True
+
+    @abstractmethod
+    def open(self, words: "Words") -> Constraint:
+        """The place before the first token of a text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceptorKnob(Knob):
     """Settings of an acceptor."""
@@ -263,6 +308,8 @@ class Ground(Protocol):
     def advance(self, session: Session, texts: Sequence[Sequence[int]]) -> list[Doubles]:
         """Bring every row to the prompt and `texts[b]`: the shaped log-probabilities [V] of what follows, row by row.
 
+        What the request's constraint forbids has probability 0.
+
         A row holds a beginning of that, at least a token short of it, and what it lacks is committed: one forward for
         all rows, more only where a row lacks more than fits.
         """
@@ -342,6 +389,7 @@ class Completion:
 
 
 __all__ = [
-    "About", "AcceptorKnob", "Candidate", "Completion", "Draft", "Drafter", "DrafterKnob", "Ground", "Hypothesis",
-    "Piece", "Request", "ScorerKnob", "SearchKnob", "Seen", "ShaperKnob", "Stats", "Step", "View",
+    "About", "AcceptorKnob", "Candidate", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter",
+    "DrafterKnob", "Ground", "Hypothesis", "Piece", "Request", "ScorerKnob", "SearchKnob", "Seen", "ShaperKnob",
+    "Stats", "Step", "View",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Plan, Session, Step
 from steno.core.errors import PlanError
 
 from ._budget import Budget, CostTable
+from ._fence import Fence, lawful, led
 from ._hunt import hunt
 from ._law import softmax
 from ._row import Row, check
@@ -32,6 +33,7 @@ from ._view import NodeView
 from .base import (
     AcceptorKnob,
     Completion,
+    ConstraintKnob,
     Draft,
     Drafter,
     DrafterKnob,
@@ -44,6 +46,9 @@ from .base import (
     ShaperKnob,
 )
 
+if TYPE_CHECKING:
+    from steno.tokens import Words
+
 
 def generate(
     model: Model,
@@ -55,6 +60,7 @@ def generate(
     on_piece: Callable[[Piece], None] | None = None,
     costs: CostTable | None = None,
     capacity: int | None = None,
+    words: "Words | None" = None,
 ) -> list[Completion]:
     """Continue `requests`, `batch` of them at a time; completions come in the order of the requests.
 
@@ -62,6 +68,7 @@ def generate(
     on_piece  called with each piece as it comes
     costs     of forwards by width; None: measured once per model
     capacity  tokens a row holds; None: what the longest request needs
+    words     what tokens write: constraints need it
 
     Raises PromptError for a request that cannot be served (before anything runs) and PlanError for a plan that does
     not fit.
@@ -73,7 +80,8 @@ def generate(
     """
     if capacity is None:
         capacity = max((len(r.prompt) + max(r.max_tokens, 0) for r in requests), default=1)
-    loop = Loop(model, plan, batch=min(batch, max(len(requests), 1)), text=text, costs=costs, capacity=capacity)
+    rows = min(batch, max(len(requests), 1))
+    loop = Loop(model, plan, batch=rows, text=text, costs=costs, capacity=capacity, words=words)
     tickets = [loop.submit(request) for request in requests]
     for piece in loop:
         if on_piece is not None:
@@ -119,6 +127,7 @@ class Loop:
         text: Decoder | None = None,
         costs: CostTable | None = None,
         capacity: int | None = None,
+        words: "Words | None" = None,
     ) -> None:
         if batch < 1:
             raise PlanError(f"batch: a loop needs at least 1 row, got {batch}.")
@@ -138,6 +147,7 @@ class Loop:
         self._text = text
         self._cache = cast("CacheSpec | None", plan.one("cache"))
         self._search = cast(SearchKnob | None, plan.one("decode.search"))
+        self._fence = Fence(cast(ConstraintKnob | None, plan.one("decode.constrain")), words, model.eos)
         drafter = cast(DrafterKnob | None, plan.one("decode.draft"))
         self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
         self._acceptor = acceptor(plan)
@@ -157,8 +167,9 @@ class Loop:
         return bool(self._queue) or any(row is not None for row in self._rows)
 
     def submit(self, request: Request) -> int:
-        """Queue a request and get its ticket. Raises PromptError where it cannot be served."""
+        """Queue a request and get its ticket. Raises PromptError or PlanError where it cannot be served."""
         check(request, self.capacity, self.model.vocab, self._text)
+        self._fence.start(request)
         ticket = self._tickets
         self._tickets += 1
         self._queue.append((ticket, request))
@@ -184,7 +195,7 @@ class Loop:
         forwarded = perf_counter()
         verify, view = self._acceptor.verify, self._view
         for turn in turns:
-            view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft)
+            view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft, place=turn.row.place)
             turn.path, turn.after = verify(turn.draft, view)
             turn.taken = turn.path
         if self._confirms and any(turn.draft.branches for turn in turns):
@@ -235,7 +246,8 @@ class Loop:
         """The next request that has anything to do."""
         while self._queue:
             ticket, request = self._queue.popleft()
-            row = Row(ticket, request, capacity=self.capacity, eos=self.model.eos, decode=self._text)
+            place = self._fence.start(request)
+            row = Row(ticket, request, capacity=self.capacity, eos=self.model.eos, decode=self._text, place=place)
             if not row.finish:
                 return row
             self.completed[ticket] = row.complete()
@@ -270,20 +282,17 @@ class Loop:
         return caps.tree_exact.rank > caps.chain_exact.rank
 
     def _draft(self, session: Session, turns: Sequence[Turn]) -> None:
-        drafter = self._drafter
-        if drafter is None:
+        if self._drafter is None and all(turn.row.place is None for turn in turns):
             return
-        caps, room, vocab = session.caps, session.room(), self.model.vocab
+        caps, room = session.caps, session.room()
         width = caps.max_width - 1
         found = False
         for turn in turns:
             # A path of d drafts yields d + 1 tokens and commits d + 1 nodes.
             depth = min(turn.row.left, room[turn.slot]) - 1
-            if min(depth, width) > 0 and turn.row.drafts():
-                draft = drafter.propose(turn.slot, turn.row.ids, width)
-                if draft.tokens:
-                    turn.draft = fit(draft, vocab=vocab, width=width, depth=depth, tree=caps.tree)
-                    found = True
+            if min(depth, width) > 0:
+                turn.draft = self._proposed(turn, depth, width, caps.tree)
+                found = found or bool(turn.draft.tokens)
         if found:
             if self._budget is None:
                 self._budget = self._calibrate(session, [turn.slot for turn in turns])
@@ -292,6 +301,20 @@ class Loop:
                 if turn.draft.tokens:
                     turn.row.drafted(bool(draft.tokens) and self._budget.worth)
                 turn.draft = draft
+
+    def _proposed(self, turn: Turn, depth: int, width: int, tree: bool) -> Draft:
+        """What the constraint forces, and below it what the drafter proposes: `width` nodes, `depth` deep at most."""
+        row = turn.row
+        knob = self._fence.knob(row.request)
+        most = min(depth, width)
+        forced = row.place.forced()[:most] if row.place is not None and knob is not None and knob.drafts else ()
+        draft = EMPTY
+        if self._drafter is not None and len(forced) < most and row.drafts():
+            room = width - len(forced)
+            draft = self._drafter.propose(turn.slot, row.ids, room, forced)
+            draft = fit(draft, vocab=self.model.vocab, width=room, depth=depth - len(forced), tree=tree)
+        draft = led(forced, draft) if forced else draft
+        return draft if row.place is None else lawful(draft, row.place)
 
     def _calibrate(self, session: Session, live: list[int]) -> Budget:
         costs = self._costs
@@ -342,7 +365,7 @@ class Loop:
             columns = [-1] * len(draft.tokens)
             for column, node in enumerate(chain, 1):
                 columns[node] = column
-            self._view.aim(turn.slot, turn.row.request, turn.row.ids, draft, columns)
+            self._view.aim(turn.slot, turn.row.request, turn.row.ids, draft, columns, place=turn.row.place)
             path, after = self._acceptor.verify(draft, self._view)
             same = 0
             while same < min(len(path), len(chain)) and path[same] == chain[same]:
@@ -377,9 +400,9 @@ class Loop:
                 self._rows[turn.slot] = None
             else:
                 paths[turn.slot] = nodes
+            if self._budget is not None and judged.tokens:
+                self._budget.learn(judged, turn.taken)
             if drafter is not None:
-                if self._budget is not None and judged.tokens:
-                    self._budget.learn(judged, turn.taken)
                 seen = Seen(
                     tokens=(pending, *draft.tokens),
                     parents=(ROOT, *[p + 1 for p in draft.parents]),
@@ -399,7 +422,7 @@ class Loop:
     def _laws(self, turn: Turn) -> Floats:
         """[n, V] the shaped law after every node of the last forward."""
         view = self._view
-        view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft)
+        view.aim(turn.slot, turn.row.request, turn.row.ids, turn.draft, place=turn.row.place)
         return np.stack([softmax(view.logits(node)) for node in range(-1, len(turn.draft.tokens))]).astype(np.float32)
 
 

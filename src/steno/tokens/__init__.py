@@ -2,5 +2,6 @@
 
 from steno.tokens.base import StreamDecoder, Tokenizer
 from steno.tokens.hf import load
+from steno.tokens.words import Words
 
-__all__ = ["StreamDecoder", "Tokenizer", "load"]
+__all__ = ["StreamDecoder", "Tokenizer", "Words", "load"]

@@ -4,10 +4,13 @@ Byte-level BPE (GPT-2 and after) writes each byte as one printable character. By
 writes `<0xNN>` for single bytes and a low line for a space, but drops the first space of a text, so it is not exact.
 """
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 
 import tokenizers
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @lru_cache(maxsize=1)
@@ -38,6 +41,23 @@ def table(engine: tokenizers.Tokenizer, decoder: object) -> tuple[bytes, ...] | 
     return tuple(rows)
 
 
+def fallback(engine: tokenizers.Tokenizer, decoder: object) -> tuple[bytes, ...] | None:
+    """What each id of a byte-fallback vocabulary writes inside a text; None for any other.
+
+    A low line (U+2581) is a space, `<0xNN>` a byte.
+    """
+    if not _falls_back(decoder):
+        return None
+    added = {number: token.content for number, token in engine.get_added_tokens_decoder().items()}
+    size = max(engine.get_vocab(with_added_tokens=True).values()) + 1
+    rows: list[bytes] = []
+    for number in range(size):
+        word = added.get(number) or engine.id_to_token(number) or ""
+        byte = _BYTE.fullmatch(word)
+        rows.append(bytes([int(byte[1], 16)]) if byte else word.replace("\u2581", " ").encode("utf-8"))
+    return tuple(rows)
+
+
 def singles(rows: tuple[bytes, ...]) -> tuple[int, ...] | None:
     """The id of the token for each single byte, or None where one is missing."""
     found = {row[0]: number for number, row in reversed(list(enumerate(rows))) if len(row) == 1}
@@ -59,6 +79,13 @@ def runs(data: bytes) -> Iterator[str | bytes]:
                 yield data[: error.start].decode("utf-8")
             yield data[error.start : error.end]
             data = data[error.end :]
+
+
+def _falls_back(decoder: object) -> bool:
+    if not isinstance(decoder, dict):
+        return False
+    steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
+    return any(step.get("type") == "ByteFallback" for step in steps)
 
 
 def _byte_level(decoder: object) -> bool:

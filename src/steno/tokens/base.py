@@ -63,6 +63,13 @@ class Tokenizer(Protocol):
         """The bytes one token stands for; a special token stands for its name."""
         ...
 
+    def words(self) -> tuple[bytes, ...] | None:
+        """The bytes that each id writes inside a text, b"" for special tokens; None where words have none of their own.
+
+        Also for vocabularies with byte fallback, which are not byte-exact only because a text loses its first space.
+        """
+        ...
+
     def stream(self) -> StreamDecoder:
         """A fresh incremental decoder; the parts it emits join to `decode` of all ids pushed."""
         ...

@@ -50,12 +50,16 @@ def load(model: str | Path) -> "HfTokenizer":
         template=_template(config, folder),
         specials=_specials(config),
         table=_bytes.table(engine, decoder),
+        fallback=_bytes.fallback(engine, decoder),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HfTokenizer:
-    """See `base.Tokenizer`. `table` holds each id's bytes; None for a tokenizer that is not byte-exact."""
+    """See `base.Tokenizer`. `table` holds each id's bytes; None for a tokenizer that is not byte-exact.
+
+    fallback  what each id writes inside a text, where single bytes have tokens of their own
+    """
 
     engine: tokenizers.Tokenizer
     eos: tuple[int, ...]
@@ -63,6 +67,7 @@ class HfTokenizer:
     template: str | None
     specials: Mapping[str, str] = field(default_factory=dict)
     table: tuple[bytes, ...] | None = None
+    fallback: tuple[bytes, ...] | None = None
 
     @property
     def vocab(self) -> int:
@@ -100,6 +105,13 @@ class HfTokenizer:
         if not 0 <= token < len(self.table):
             raise ModelError(f"Tokenizer: token id must lie in [0, {len(self.table) - 1}]; got {token}.")
         return self.table[token]
+
+    def words(self) -> tuple[bytes, ...] | None:
+        rows = self.fallback if self.table is None else self.table
+        if rows is None:
+            return None
+        special = {number for number, token in self.engine.get_added_tokens_decoder().items() if token.special}
+        return tuple([b"" if number in special else row for number, row in enumerate(rows)])
 
     def stream(self) -> StreamDecoder:
         return _stream.ByteStream(self) if self.table is not None else _stream.TextStream(self)
