@@ -318,7 +318,7 @@ def test_what_a_tier_observes_are_the_models_own_queries(free, folder):
 
 def test_keys_before_rotation_are_what_the_model_computed(free):
     """Turned back, the keys of the first layer are its own projection of the embeddings."""
-    net, rope = free.net, free._rope
+    net, rope = free.net, free.rope
     assert rope is not None
     prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(40)]
     tier_of = free.open(1, 64, Snap(budget=64, window=5, kernel=1, residual=5, block=32))
@@ -369,4 +369,4 @@ def test_a_basis_is_fitted_to_keys_before_rotation(free, tmp_path):
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):
     spec = ModelSpec(source=str(tiny.make("gpt2", tmp_path / "gpt2")), backend="hf", threads=1)
-    assert load(spec)._rope is None
+    assert load(spec).rope is None

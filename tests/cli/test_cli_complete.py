@@ -63,7 +63,7 @@ def test_what_is_no_text_is_refused(tiny: Path, code: Path, tmp_path: Path):
     complete(f"{bad}:1", tiny).refused("is not UTF-8 text (byte 2)")
     bad.write_bytes("text".encode("utf-16"))
     complete(f"{bad}:1", tiny).refused("is not text: it holds a zero byte")
-    complete(f"{code}:1", tiny, "--provider", "beems").refused("there is no provider 'beems'", "diverse_beam")
+    complete(f"{code}:1", tiny, "--provider", "diverse_beem").refused("there is no provider 'diverse_beem'", "diverse_beam")
     steno("complete", f"{code}:1", "--model", "table:300:0").refused("no tokenizer")
     steno("complete", f"{code}:1", "--model", tiny, "--set", "decode.draft.lookup.num_tokens=4").refused(
         "cannot stand beside"
