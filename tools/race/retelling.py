@@ -12,7 +12,7 @@ from .shapes import like
 from .stage import ArmFailed, Worker
 from .workload import KINDS, take
 
-CALIBRATION = 300
+CALIBRATION = 1000
 """Output tokens, from the first conversations of a kind, that plans and peers are tuned on and that do not count."""
 
 
