@@ -104,5 +104,5 @@ def test_layers_stand_together_and_once():
             assert torch.equal(fresh.held.materialise(layer)[0], feed.held.materialise(layer)[0])
     feed.held.materialise(1)
     assert shared.codes is None
-    assert not shared.below
+    assert shared.below is None
     assert not torch.equal(feed.held.materialise(0)[0], feed.held.materialise(1)[0])

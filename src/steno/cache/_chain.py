@@ -4,7 +4,7 @@ Everything is predicted from what a reader has too: reconstructions, never origi
 numbers, bit for bit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import gcd
 
 import torch
@@ -75,7 +75,7 @@ class Shared:
 
     codes: Tensor | None = None
     layer: int = -1
-    below: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    below: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,20 +109,17 @@ class ChainCodec:
         return {name: torch.cat(parts, -1)[None, None] for name, parts in out.items()}
 
     def decode(self, parts: Parts) -> tuple[Tensor, Tensor]:
-        # Block by block: no bit depends on how many blocks are read at once.
-        shared, codes, blocks = self.shared, parts["keys"], range(parts["keys"].shape[1])
+        shared, codes = self.shared, parts["keys"]
         known = shared.codes is codes and shared.layer == self.layer - 1
-        done = [
-            self._decode_block({name: part[0, i] for name, part in parts.items()}, shared.below[i] if known else None)
-            for i in blocks
-        ]
+        read = {name: part[0] for name, part in parts.items()}
+        below = self._read(read, shared.below if known else None)
         over = self.layer == len(self.normals) - 1
-        shared.codes, shared.layer, shared.below = (None, -1, []) if over else (codes, self.layer, done)
-        k, v = (torch.stack(side).unflatten(2, (self.groups, -1)).movedim(2, 0) for side in zip(*done, strict=True))
+        shared.codes, shared.layer, shared.below = (None, -1, None) if over else (codes, self.layer, below)
+        k, v = (x.unflatten(2, (self.groups, -1)).movedim(2, 0) for x in below)
         return k, v
 
-    def _decode_block(self, parts: Parts, below: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Keys and values [T, C] of this codec's layer, from those `below`; None: from all layers below, anew."""
+    def _read(self, parts: Parts, below: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Keys and values [n, T, C] of this codec's layer, from those `below`; None: from all layers below, anew."""
         sizes, runs = [n.bytes for n in self.normals], [n.runs for n in self.normals]
         keys, values = parts["keys"].split(sizes, -1), parts["values"].split(sizes, -1)
         key_scales, value_scales = parts["key_scales"].split(runs, -1), parts["value_scales"].split(runs, -1)
@@ -147,7 +144,10 @@ class ChainCodec:
 
 
 def affine(x: Tensor, table: Tensor) -> Tensor:
-    """x [T, N] through `table` [N + 1, C], whose last row is the bias."""
+    """x [..., T, N] through `table` [N + 1, C], whose last row is the bias."""
+    if x.ndim > 2:
+        # Block by block: no bit depends on how many blocks are read at once.
+        return torch.stack([affine(block, table) for block in x])
     return x @ table[:-1].float() + table[-1].float()
 
 

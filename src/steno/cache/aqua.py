@@ -41,7 +41,6 @@ class Aqua(BlockKnob):
         {"tables": "aqua-nib", "residual": 32},
         {"residual": 32},
         {"bits": 3, "tables": "aqua-nib", "residual": 32},
-        {"bits": 3, "residual": 32},
     )
 
     bits: Annotated[int, OneOf(8, 4, 3, 2)] = 2
