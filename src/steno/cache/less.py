@@ -6,7 +6,7 @@ times their values. Features of a query and of a key, a pair of small networks p
 would have given the pair; so the state joins the softmax over the tokens held as one more part of it.
 
 What differs from the paper: networks are per key head, of two layers, and learn from attention's output before the
-output projection, for a minute on one text after another; without a trained `kernel` it is eviction alone.
+output projection, one text after another, for minutes rather than epochs. Without a trained `kernel` it is eviction.
 """
 
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ def dropped(knob: Less, seen: "Seen") -> "Tensor":
         start, end = tier.sealed[0], knob.due(length)
         if end == start:
             continue
-        tier.observe(0, 0, seen.q[:, start:length], seen.k[:, start:length])  # pyright: ignore
+        tier.observe(0, 0, seen.q[:, start:length], seen.k[:, start:length])  # pyright: ignore[reportAttributeAccessIssue]
         tier.seal(0, 0, seen.k[:, start:end], seen.v[:, start:end])
         held = tier.materialise(0)[2][0].long()
         now = torch.ones(groups, tokens, dtype=torch.bool, device=gone.device).scatter_(1, held, False)
