@@ -4,7 +4,7 @@ import pytest
 import torch
 from tier_contract import Feed, kv_shape, text
 
-from steno.cache._chain import ChainCodec, Normal, Predictor, affine, ridge
+from steno.cache._chain import ChainCodec, Normal, Predictor, Shared, affine, ridge
 from steno.cache._hadamard import hadamard
 from steno.cache._ledger import resident_bytes
 from steno.cache._normal import levels
@@ -36,7 +36,7 @@ def test_the_quantiser_is_as_good_on_outliers_as_on_noise():
 def chained(k: torch.Tensor, v: torch.Tensor, predictors: tuple[Predictor, ...]) -> list[tuple[torch.Tensor, ...]]:
     """What each layer reads of k, v [L, G, T, D] stored together in 2 bits."""
     normals = tuple(Normal(bits, 16) for bits in (4, 2, 2)[: len(k)])
-    codecs = [ChainCodec(normals, predictors, 2, layer) for layer in range(len(k))]
+    codecs = [ChainCodec(normals, predictors, 2, layer, Shared()) for layer in range(len(k))]
     parts = codecs[-1].encode(k.flatten(0, 1)[:, None], v.flatten(0, 1)[:, None])
     return [tuple(x[:, 0] for x in codec.decode(parts)) for codec in codecs]
 
@@ -95,4 +95,14 @@ def test_layers_stand_together_and_once():
     feed = Feed(Aqua(residual=0), kv_shape(batch=1), seeds=[1])
     feed.grow(0, 128)
     assert [len(found) for found in feed.held.storages().values()] == [1] * 5
+    # In turn or out of it, a layer reads the same, and nothing stays behind the last.
+    shared = feed.held.forms[0].codec.shared
+    for order in ((0, 1), (1, 0), (1, 1), (0, 0)):
+        fresh = Feed(Aqua(residual=0), kv_shape(batch=1), seeds=[1])
+        fresh.grow(0, 128)
+        for layer in order:
+            assert torch.equal(fresh.held.materialise(layer)[0], feed.held.materialise(layer)[0])
+    feed.held.materialise(1)
+    assert shared.codes is None
+    assert shared.below is None
     assert not torch.equal(feed.held.materialise(0)[0], feed.held.materialise(1)[0])

@@ -20,6 +20,7 @@ from steno.cache.gear import Gear
 from steno.cache.h2o import H2O
 from steno.cache.kvheads import KVHeads
 from steno.cache.lacache import LaCache
+from steno.cache.less import Less
 from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV
@@ -63,6 +64,7 @@ STRESS = [
     KVHeads(heads=1, keep=50, residual=3, block=5),
     Aqua(bits=3, first_bits=8, sinks=0, residual=3, block=32),
     SpeCache(bits=3, fetch=7, on_disk=True, residual=3, block=32),
+    Less(heavy=5, residual=2, block=4),
     PrefixKV(budget=9, shares=(1.0, 2.0, 0.5), sinks=2, residual=3, block=5),
 ]
 

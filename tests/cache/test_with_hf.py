@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from steno.cache import CacheKnob, aqua, kvheads
+from steno.cache import CacheKnob, aqua, kvheads, less
 from steno.cache._ledger import bits_per_value
 from steno.cache._turn import turn
 from steno.cache._witness import received, witness
@@ -30,6 +30,7 @@ from steno.cache.h2o import H2O
 from steno.cache.kvheads import KVHeads
 from steno.cache.kvquant import KVQuant
 from steno.cache.lacache import LaCache
+from steno.cache.less import Less
 from steno.cache.mikv import MiKV
 from steno.cache.minicache import MiniCache
 from steno.cache.prefixkv import PrefixKV, with_shares
@@ -365,6 +366,17 @@ def test_a_basis_is_fitted_to_keys_before_rotation(free, tmp_path):
     told = aqua.fit(plain, free, [prompt], tmp_path / "aqua.safetensors")
     near, far = (float(np.abs(free.open(1, 64, f).prefill([prompt], last=True) - want).mean()) for f in (told, plain))
     assert near < far
+
+
+@pytest.mark.slow
+def test_a_kernel_learns_what_eviction_loses(free, tmp_path):
+    """On the text it is trained on, the state brings logits nearer to those of a dense cache than eviction alone."""
+    prompt = [(11 * i * i + 5) % tiny.VOCAB for i in range(120)]
+    plain = Less(heavy=8, residual=4, block=8)
+    told = less.fit(plain, free, [prompt], tmp_path / "less.safetensors", steps=100)
+    want = free.open(1, 128).prefill([prompt], last=True)
+    near, far = (float(np.abs(free.open(1, 128, f).prefill([prompt], last=True) - want).mean()) for f in (told, plain))
+    assert near < 0.8 * far
 
 
 def test_a_model_that_turns_no_keys_is_known(tmp_path):

@@ -66,6 +66,18 @@ class Normal:
         return hadamard(table[number].unflatten(-1, (-1, self.run)) * scale.float()[..., None]).flatten(-2)
 
 
+@dataclass(slots=True)
+class Shared:
+    """What the codec of one layer leaves to that of the next: `below` the layer `layer`, as read from `codes`.
+
+    A forward reads the layers in turn, so one page goes through the depth once; nothing is left behind the last layer.
+    """
+
+    codes: Tensor | None = None
+    layer: int = -1
+    below: tuple[Tensor, Tensor] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChainCodec:
     """A `_grid.Codec` of all layers together, which decodes into layer `layer`.
@@ -77,6 +89,7 @@ class ChainCodec:
     predictors: tuple[Predictor, ...]
     groups: int
     layer: int
+    shared: Shared
 
     def encode(self, k: Tensor, v: Tensor) -> Parts:
         keys, values = (x[:, 0].float().unflatten(0, (-1, self.groups)).movedim(1, 2).flatten(2) for x in (k, v))
@@ -96,19 +109,22 @@ class ChainCodec:
         return {name: torch.cat(parts, -1)[None, None] for name, parts in out.items()}
 
     def decode(self, parts: Parts) -> tuple[Tensor, Tensor]:
-        # Block by block: no bit depends on how many blocks are read at once.
-        blocks = range(parts["keys"].shape[1])
-        done = [self._decode_block({name: part[0, index] for name, part in parts.items()}) for index in blocks]
-        k, v = (torch.stack(side).unflatten(2, (self.groups, -1)).movedim(2, 0) for side in zip(*done, strict=True))
+        shared, codes = self.shared, parts["keys"]
+        known = shared.codes is codes and shared.layer == self.layer - 1
+        read = {name: part[0] for name, part in parts.items()}
+        below = self._read(read, shared.below if known else None)
+        over = self.layer == len(self.normals) - 1
+        shared.codes, shared.layer, shared.below = (None, -1, None) if over else (codes, self.layer, below)
+        k, v = (x.unflatten(2, (self.groups, -1)).movedim(2, 0) for x in below)
         return k, v
 
-    def _decode_block(self, parts: Parts) -> tuple[Tensor, Tensor]:
-        """Keys and values [T, C] of this codec's layer, from those of all layers below."""
+    def _read(self, parts: Parts, below: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Keys and values [n, T, C] of this codec's layer, from those `below`; None: from all layers below, anew."""
         sizes, runs = [n.bytes for n in self.normals], [n.runs for n in self.normals]
         keys, values = parts["keys"].split(sizes, -1), parts["values"].split(sizes, -1)
         key_scales, value_scales = parts["key_scales"].split(runs, -1), parts["value_scales"].split(runs, -1)
-        below: tuple[Tensor, Tensor] | None = None
-        for layer, normal in enumerate(self.normals[: self.layer + 1]):
+        for layer in range(self.layer if below else 0, self.layer + 1):
+            normal = self.normals[layer]
             k = normal.decode(keys[layer], key_scales[layer])
             k = self._predict_keys(layer, below, k) + k
             v = normal.decode(values[layer], value_scales[layer])
@@ -128,7 +144,10 @@ class ChainCodec:
 
 
 def affine(x: Tensor, table: Tensor) -> Tensor:
-    """x [T, N] through `table` [N + 1, C], whose last row is the bias."""
+    """x [..., T, N] through `table` [N + 1, C], whose last row is the bias."""
+    if x.ndim > 2:
+        # Block by block: no bit depends on how many blocks are read at once.
+        return torch.stack([affine(block, table) for block in x])
     return x @ table[:-1].float() + table[-1].float()
 
 

@@ -6,9 +6,9 @@ what a reader will have (reconstructions), predict keys before rotation from the
 beside and the values below. What is left is turned by a Hadamard matrix and rounded to the best levels for a normal law
 (HIGGS). The first layer, from which all follows, has more bits; the first tokens are exact.
 
-What differs from the paper: levels are the best ones of one dimension rather than of two; a layer is read by decoding
-all layers below it anew, so that nothing is held twice, which makes reading cost the square of the depth. Without
-fitted `tables` nothing is predicted.
+What differs from the paper: levels are the best ones of one dimension rather than of two; a layer is read from
+the layer below while a forward goes through a page, and from all layers below where texts are longer than a page, so
+that nothing is held twice. Without fitted `tables` nothing is predicted.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,6 @@ class Aqua(BlockKnob):
         {"tables": "aqua-nib", "residual": 32},
         {"residual": 32},
         {"bits": 3, "tables": "aqua-nib", "residual": 32},
-        {"bits": 3, "residual": 32},
     )
 
     bits: Annotated[int, OneOf(8, 4, 3, 2)] = 2
@@ -53,7 +52,7 @@ class Aqua(BlockKnob):
 
     def open(self, shape: KVShape) -> Tier:
         from ._bundles import BundledTier
-        from ._chain import ChainCodec, Normal, Predictor
+        from ._chain import ChainCodec, Normal, Predictor, Shared
         from ._grid import BlockForm
         from ._tables import read
 
@@ -62,8 +61,9 @@ class Aqua(BlockKnob):
         fitted = read(self, "tables", shape) if self.tables else {}
         above = range(1, shape.layers) if fitted else ()
         predictors = tuple(Predictor(fitted[f"{layer}.keys"], fitted[f"{layer}.values"]) for layer in above)
+        shared = Shared()
         forms = [
-            BlockForm(ChainCodec(normals, predictors, shape.key_heads, layer), self.block)
+            BlockForm(ChainCodec(normals, predictors, shape.key_heads, layer, shared), self.block)
             for layer in range(shape.layers)
         ]
         return BundledTier(self, forms, shape, [range(shape.layers)], before_rotation=True, sinks=self.sinks)
