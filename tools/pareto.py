@@ -46,6 +46,9 @@ def read(folder: Path) -> tuple[list[Point], str]:
         data = json.loads(path.read_text(encoding="utf-8"))
         for row in data["table"]:
             method, _, setting = row["cache"].partition(" ")
+            if " far " in row["bytes"]:
+                # It has a full copy elsewhere, so it is no rival of forms that have none.
+                continue
             point = Point(
                 method, setting, float(row["bits per value"]), float(row["KL per token"]), row["same first choice"]
             )
