@@ -14,7 +14,7 @@ def page() -> str:
     parts = [_prefix(), _editor(), _woven()]
     told = [part for part in parts if part]
     again = ["", "## KV that is not computed again", "", *told] if told else []
-    return "\n".join([*_peers(), *again])
+    return "\n".join([*_far(), *_peers(), *again])
 
 
 def _record(name: str) -> tuple[str, list[Row]]:
@@ -32,6 +32,23 @@ def _lines(heads: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _ms(row: Row, key: str) -> str:
     return f"{1000 * row[key]:,.1f}" if key in row else "-"
+
+
+def _far() -> list[str]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(EVIDENCE.glob("cache.*.json"))]
+    rows = [row for record in found for row in record["table"] if " far " in row["bytes"]]
+    if not rows:
+        return []
+    heads = ("cache", "bits per value", "bytes", "KL per token", "same first choice")
+    return [
+        "",
+        "## Few bits near, everything far",
+        "",
+        "These keep every token as it came in another memory or in a file, which the bits leave out, so they are no",
+        "rivals of the forms above.",
+        "",
+        _lines(heads, [[str(row[head]) for head in heads] for row in rows]),
+    ]
 
 
 def _peers() -> list[str]:
