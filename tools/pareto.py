@@ -1,7 +1,7 @@
 """Draw what every cache form costs and keeps, from `docs/evidence/`: `python tools/pareto.py`.
 
 Writes `docs/caches.md`, a table of all settings measured with the front among them marked and the tables of
-`reuse_tables`, and `docs/caches.png`. To
+`cache_tables`, and `docs/caches.png`. To
 measure anew, first: `python tools/evidence.py cache.affine cache.gear ...`.
 """
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import reuse_tables
+import cache_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -33,7 +33,7 @@ def main() -> int:
     if not points:
         print(f"no evidence of cache forms in {EVIDENCE}", file=sys.stderr)
         return 1
-    (ROOT / "docs" / "caches.md").write_text(page(points, where) + reuse_tables.page(), encoding="utf-8")
+    (ROOT / "docs" / "caches.md").write_text(page(points, where) + cache_tables.page(), encoding="utf-8")
     draw(points, ROOT / "docs" / "caches.png")
     return 0
 
@@ -46,6 +46,9 @@ def read(folder: Path) -> tuple[list[Point], str]:
         data = json.loads(path.read_text(encoding="utf-8"))
         for row in data["table"]:
             method, _, setting = row["cache"].partition(" ")
+            if " far " in row["bytes"]:
+                # It has a full copy elsewhere, so it is no rival of forms that have none.
+                continue
             point = Point(
                 method, setting, float(row["bits per value"]), float(row["KL per token"]), row["same first choice"]
             )

@@ -90,6 +90,10 @@ def test_a_file_holds_what_memory_does(dtype):
         for a, b in zip(*(f.held.attend(layer, q, positions, 0.35) for f in (near, disk)), strict=True):
             assert torch.equal(a, b)
     assert resident_bytes(near.held.storages()) == resident_bytes(disk.held.storages())
+    again = SpeCache(on_disk=True, **SMALL).open(disk.shape)
+    again.load(*near.held.state())
+    for tier, named in ((near.held, False), (disk.held, True), (again, True)):
+        assert all((part.untyped_storage().filename is not None) == named for part in tier.storages()["far"])
 
 
 def test_guesses_decide_traffic_and_nothing_else():

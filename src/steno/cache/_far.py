@@ -19,7 +19,7 @@ from torch import Tensor
 from steno.core import CacheSpec, KVShape
 
 from ._lse import Part
-from ._paged import Form, PagedTier, Pages
+from ._paged import Form, Meta, PagedTier, Pages
 
 Parts = dict[str, Tensor]
 
@@ -47,8 +47,11 @@ class FarForm:
         return self.low.keeps(sealed)
 
     def encode(self, k: Tensor, v: Tensor) -> Parts:
-        whole = torch.stack([k, v], 2).cpu()
-        return {**self.low.encode(k, v), "far": filed(whole) if self.on_disk else whole}
+        return {**self.low.encode(k, v), "far": self.put(torch.stack([k, v], 2))}
+
+    def put(self, whole: Tensor) -> Tensor:
+        """Where the far copy is kept."""
+        return filed(whole.cpu()) if self.on_disk else whole.cpu()
 
     def decode(self, parts: Parts) -> tuple[Tensor, Tensor]:
         return self.low.decode({name: part for name, part in parts.items() if name != "far"})
@@ -59,7 +62,7 @@ class FarTier(PagedTier):
 
     def __init__(self, spec: CacheSpec, form: FarForm, shape: KVShape, fetch: int) -> None:
         super().__init__(spec, form, shape)
-        self.page_tokens, self.fetch = form.unit, fetch
+        self.far, self.page_tokens, self.fetch = form, form.unit, fetch
         self.traffic = Traffic()
         self._near: dict[tuple[int, int], Tensor] = {}
 
@@ -84,6 +87,10 @@ class FarTier(PagedTier):
         super().crop(row, length)
         if length == 0:
             self._near = {key: near for key, near in self._near.items() if key[0] != row}
+
+    def load(self, tensors: Parts, meta: Meta) -> None:
+        far = {name: self.far.put(part) for name, part in tensors.items() if name.endswith(".far")}
+        super().load({**tensors, **far}, meta)
 
     def _mixed(self, pages: Pages, q: Tensor, place: tuple[int, int]) -> Part:
         """Attention of q [G, N, D], the scale in it, over codes with what it fetched in their place."""

@@ -16,24 +16,28 @@ from .base import Bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
+FAR = "far"
+"""The part of a cache that is kept where attention does not run: in another memory, or in a file."""
+
 
 def measure(model: Model, plan: Plan = Plan(), rows: Sequence[Sequence[int]] = (), folder: Path | None = None) -> Bytes:
     """Weights of `model`, and the cache of a session in the plan's cache form that holds the ids `rows`.
 
-    `folder` adds the sizes of the model's files and bits per cached number.
+    `folder` adds the sizes of the model's files and bits per cached number, which leave out what is kept far.
     """
     cache: dict[str, int] = {}
     if rows:
         session = model.open(len(rows), max(map(len, rows)) + 1, cache_form(plan))
         session.prefill(rows)
         cache = session.cache_bytes()
+    near = sum(count for part, count in cache.items() if part != FAR)
     tokens = sum(map(len, rows))
     values = kv_values(folder) if folder else None
     return Bytes(
         weights=model.weight_bytes(),
         cache=cache,
         cache_tokens=tokens,
-        bits_per_value=8 * sum(cache.values()) / (values * tokens) if values and tokens and cache else None,
+        bits_per_value=8 * near / (values * tokens) if values and tokens and cache else None,
         process_peak=process_peak(),
         files=file_bytes(folder) if folder else {},
     )

@@ -59,6 +59,8 @@ def give(cache: SlotCache, row: int, stretch: Stretch, form: CacheSpec | None, m
             raise DataError("the stored tokens are not in this session's cache form")
         first = stretch.start - sealed if stretch.start else 0
         count = stretch.stop - sealed - first
+        # Ahead of the writing: what a stretch that does not fit leaves behind is wiped as leftovers are.
+        cache.high[row] = max(int(cache.high[row]), first + count)
         for layer in _ready(cache, tensors, model.device, first + count):
             for name, held in zip(("keys", "values", "queries"), layer.buffers(), strict=False):
                 part = tensors[f"{layer.index}.{name}"]
@@ -76,7 +78,6 @@ def give(cache: SlotCache, row: int, stretch: Stretch, form: CacheSpec | None, m
             _storable(cache).adopt(row, single)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise DataError(f"the stored tokens do not fit this session: {error or type(error).__name__}") from None
-    cache.high[row] = max(int(cache.high[row]), first + count)
     return sealed
 
 

@@ -7,7 +7,7 @@ room weaves a row from pieces of text, some of which are known: see `base`.
 from ._prefix import PrefixCache, Stats
 from ._remember import Remembering, RememberingSession
 from ._store import pack, read_row, unpack, write_row
-from .base import Piece, ReuseKnob, Woven
+from .base import Piece, ReuseKnob, Scene, Woven
 
 __all__ = [
     "Piece",
@@ -15,6 +15,7 @@ __all__ = [
     "Remembering",
     "RememberingSession",
     "ReuseKnob",
+    "Scene",
     "Stats",
     "Woven",
     "pack",

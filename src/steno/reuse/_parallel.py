@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,17 +179,19 @@ def beside(model: Model, pieces: Sequence[Piece], mix: Mix, capacity: int, form:
     first = alone.read(0)
     computed = iter(_apart(alone, [piece for piece in contexts if piece.known is None], start))
     parts = [first, *(next(computed) if p.known is None else move(p, start, alone.rope) for p in contexts)]
-    tensors = {
-        f"tier.0.{i}": torch.stack([torch.from_numpy(x) for x in part], 1).numpy() for i, part in enumerate(parts)
-    }
-    # What an empty row of this session is, and a tier put into it.
-    empty = session.save(0)
-    told = {"sealed": [length], "parts": [len(parts)]}
-    meta = {**empty.meta, "sealed": length, "tier": told}
-    arrays = {**{n: a for n, a in empty.arrays.items() if not n.startswith("tier.")}, **tensors}
-    session.load(0, Stretch(start=0, stop=length, arrays=arrays, meta=meta))
+    fill(session, parts, length)
     reused = sum(len(piece.tokens) for piece in (prefix, *contexts) if piece.known is not None)
     return Woven(session, sum(len(piece.tokens) for piece in (prefix, *contexts)) - reused, reused)
+
+
+def fill(session: Keeper, parts: Sequence[tuple[Floats, Floats]], length: int) -> None:
+    """Make an empty row of a session in a `ParallelForm` hold prefix and contexts, and be `length` tokens long."""
+    tensors = {f"tier.0.{i}": np.stack(part, 1) for i, part in enumerate(parts)}
+    # What an empty row of this session is, and a tier put into it.
+    empty = session.save(0)
+    meta = {**empty.meta, "sealed": length, "tier": {"sealed": [length], "parts": [len(parts)]}}
+    arrays = {**{n: a for n, a in empty.arrays.items() if not n.startswith("tier.")}, **tensors}
+    session.load(0, Stretch(start=0, stop=length, arrays=arrays, meta=meta))
 
 
 def _apart(alone: Keeper, pieces: Sequence[Piece], start: int) -> list[tuple[Floats, Floats]]:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import CacheSpec, Card, Model, Span
 
-from .base import Piece, ReuseKnob, Woven
+from .base import Piece, ReuseKnob, Scene, Woven
 
 CARD = Card(
     paper="APE: Faster and Longer Context-Augmented Generation via Adaptive Parallel Encoding",
@@ -29,7 +29,7 @@ class Ape(ReuseKnob):
     """The first piece is the prefix that all others, the contexts, share. Both numbers 1: plain parallel encoding."""
 
     card: ClassVar[Card] = CARD
-    apart: ClassVar[bool] = True
+    scene: ClassVar[Scene] = Scene.APART
     points: ClassVar = ({}, {"temperature": 1.0, "scale": 1.0})
 
     temperature: Annotated[float, Span(0.1, 2)] = 0.9

@@ -9,6 +9,7 @@ Shapes: L layers, G key heads, T tokens, D head width.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import ClassVar
 
 import numpy as np
@@ -49,11 +50,24 @@ class Woven:
     reused: int
 
 
+class Scene(Enum):
+    """Where pieces come from.
+
+    EDIT    a text that has changed in places
+    APART   a prefix, and contexts that were computed without each other
+    STREAM  a source that is still arriving (every even piece) and the text that answers it (every odd one)
+    """
+
+    EDIT = auto()
+    APART = auto()
+    STREAM = auto()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReuseKnob(Knob, ABC):
-    """A method of the room. `apart`: its pieces are contexts that were computed without each other."""
+    """A method of the room; `scene` is what it is for."""
 
-    apart: ClassVar[bool] = False
+    scene: ClassVar[Scene] = Scene.EDIT
 
     @abstractmethod
     def weave(self, model: Model, pieces: Sequence[Piece], *, capacity: int, form: CacheSpec | None = None) -> Woven:

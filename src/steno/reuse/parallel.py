@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from steno.core import CacheSpec, Card, Model, Span
 
-from .base import Piece, ReuseKnob, Woven
+from .base import Piece, ReuseKnob, Scene, Woven
 
 CARD = Card(
     paper=(
@@ -33,7 +33,7 @@ class Parallel(ReuseKnob):
     """The first piece is the sink; a query looks at the `select` contexts of the largest mass, 0: at all."""
 
     card: ClassVar[Card] = CARD
-    apart: ClassVar[bool] = True
+    scene: ClassVar[Scene] = Scene.APART
     points: ClassVar = ({"select": 0}, {"select": 1}, {"select": 2})
 
     select: Annotated[int, Span(0, 1024, "contexts")] = 2

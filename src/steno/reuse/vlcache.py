@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 from steno.core import CacheSpec, Card, Model, Span
 
 from ._move import check, keeper, place
-from .base import Piece, ReuseKnob, Woven
+from .base import Piece, ReuseKnob, Scene, Woven
 
 CARD = Card(
     paper="VLCache: Computing 2% Vision Tokens and Reusing 98% for Vision-Language Inference",
@@ -31,7 +31,7 @@ class VLCache(ReuseKnob):
     """Compute the first `share` of every known piece again; 0: none, 100: plain prefill."""
 
     card: ClassVar[Card] = CARD
-    apart: ClassVar[bool] = True
+    scene: ClassVar[Scene] = Scene.APART
     points: ClassVar = ({"share": 0}, {}, {"share": 20}, {"share": 50})
 
     share: Annotated[float, Span(0, 100, "percent of a piece")] = 5.0

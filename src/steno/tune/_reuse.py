@@ -1,10 +1,13 @@
 """The comparison of reuse methods: a text woven from known pieces beside the same text computed from its first token.
 
 An edit method gets a text whose middle has changed. A method for pieces that were computed apart gets the text as a
-shared prefix and four contexts, each computed right behind the prefix. What follows the text is scored both ways.
+shared prefix and four contexts, each computed right behind the prefix. A method for streams gets the first half as a
+source that arrives in four parts, and the second half as the answer, a quarter after each. What follows is scored both
+ways.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, median
 from time import perf_counter
 
@@ -12,10 +15,12 @@ import numpy as np
 
 from steno.core import Keeper, Model, Nodes, Session
 from steno.core.errors import CapsError
-from steno.reuse import Piece, ReuseKnob
+from steno.reuse import Piece, ReuseKnob, Scene
 from steno.reuse.pie import Edit, edited
 
 TAIL, EDIT, PREFIX, CONTEXTS = 64, 24, 32, 4
+ROOM = 512
+"""Positions beyond the text, for methods that leave some out."""
 Row = dict[str, str]
 
 
@@ -36,13 +41,13 @@ def compare(
         computed = total = 0
         for ids in long:
             body, tail = ids[: -TAIL - 1], ids[-TAIL - 1 : -1]
-            pieces = apart(model, body) if knob.apart else changed(model, body)
+            pieces = SCENES[knob.scene](model, body)
             start = perf_counter()
             session = model.open(1, len(ids))
             session.prefill([body])
             plain_s.append(perf_counter() - start)
             start = perf_counter()
-            woven = knob.weave(model, pieces, capacity=len(ids))
+            woven = knob.weave(model, pieces, capacity=len(ids) + ROOM)
             woven_s.append(perf_counter() - start)
             truth, got = laws(session, tail), laws(woven.session, tail)
             kl += (np.exp(truth) * (truth - got)).sum(-1).tolist()
@@ -63,10 +68,7 @@ def compare(
             f"{name}: {row['computed']} of the tokens computed in {row['time of plain']} of the time, KL "
             f"{row['KL per token']} nats per token, the same first choice on {row['same first choice']}"
         )
-    what = (
-        f"{CONTEXTS} contexts computed apart behind a shared prefix" if knobs[0][1].apart else "an edit in the middle"
-    )
-    claimed = f"{what}: most of the text is not computed again, and what follows is scored alike"
+    claimed = CLAIMS[knobs[0][1].scene]
     return "measured", claimed, "; ".join(told), table
 
 
@@ -96,6 +98,25 @@ def apart(model: Model, body: Sequence[int]) -> list[Piece]:
         keys, values = session.read(0, PREFIX if low else 0)
         out.append(Piece(tokens=tuple(body[low:high]), keys=keys, values=values, at=PREFIX if low else 0))
     return out
+
+
+def streamed(model: Model, body: Sequence[int]) -> list[Piece]:
+    """Source and answer by turns; nothing is known."""
+    half = len(body) // 2
+    source = np.linspace(0, half, CONTEXTS + 1).astype(int)
+    answer = np.linspace(half, len(body), CONTEXTS + 1).astype(int)
+    turns = zip(pairwise(source), pairwise(answer), strict=True)
+    return [Piece(tokens=tuple(body[low:high])) for turn in turns for low, high in turn]
+
+
+SCENES = {Scene.EDIT: changed, Scene.APART: apart, Scene.STREAM: streamed}
+CLAIMS = {
+    Scene.EDIT: "an edit in the middle: most of the text is not computed again, and what follows is scored alike",
+    Scene.APART: f"{CONTEXTS} contexts computed apart behind a shared prefix: most of the text is not computed again, "
+    "and what follows is scored alike",
+    Scene.STREAM: f"a source in {CONTEXTS} parts, answered while it arrives: nothing is computed twice, and what "
+    "follows is scored as after reading all of it first",
+}
 
 
 def laws(session: Session, tail: Sequence[int]) -> np.ndarray:

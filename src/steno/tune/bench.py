@@ -31,7 +31,7 @@ from steno.decode.base import Candidate, ScorerKnob
 from steno.decode.search.set_prompting import sections
 from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
-from steno.measure.bytes import measure
+from steno.measure.bytes import FAR, measure
 from steno.measure.conform import verify
 from steno.measure.fidelity import Side, fidelity
 from steno.measure.machine import here
@@ -310,7 +310,9 @@ def _held(run: Bench, plan: Plan, text: tuple[int, ...]) -> Row:
     """What a cache holds after `text`, read from its storages."""
     held = measure(run.subject.model, plan, [text], run.subject.folder)
     bits = "-" if held.bits_per_value is None else f"{held.bits_per_value:.2f}"
-    return {"cache": _label(plan), "bits per value": bits, "bytes": f"{held.cache_total:,} for {len(text):,} tokens"}
+    far = held.cache.get(FAR, 0)
+    size = f"{held.cache_total - far:,}" + (f" and {far:,} far" if far else "")
+    return {"cache": _label(plan), "bits per value": bits, "bytes": f"{size} for {len(text):,} tokens"}
 
 
 def _label(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""The part of docs/caches.md about KV that is not computed again, from docs/bench and docs/evidence; see pareto.py."""
+"""The parts of docs/caches.md that pareto.py does not make: peers in one run, and KV that is not computed again."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,8 @@ def page() -> str:
     """All tables that have been measured, as Markdown; empty where none has."""
     parts = [_prefix(), _editor(), _woven()]
     told = [part for part in parts if part]
-    return "\n".join(["", "## KV that is not computed again", "", *told]) if told else ""
+    again = ["", "## KV that is not computed again", "", *told] if told else []
+    return "\n".join([*_far(), *_peers(), *again])
 
 
 def _record(name: str) -> tuple[str, list[Row]]:
@@ -31,6 +32,47 @@ def _lines(heads: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _ms(row: Row, key: str) -> str:
     return f"{1000 * row[key]:,.1f}" if key in row else "-"
+
+
+def _far() -> list[str]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(EVIDENCE.glob("cache.*.json"))]
+    rows = [row for record in found for row in record["table"] if " far " in row["bytes"]]
+    if not rows:
+        return []
+    heads = ("cache", "bits per value", "bytes", "KL per token", "same first choice")
+    return [
+        "",
+        "## Few bits near, everything far",
+        "",
+        "These keep every token as it came in another memory or in a file, which the bits leave out, so they are no",
+        "rivals of the forms above.",
+        "",
+        _lines(heads, [[str(row[head]) for head in heads] for row in rows]),
+    ]
+
+
+def _peers() -> list[str]:
+    on, rows = _record("cache_peers")
+    if not rows:
+        return []
+    cells = [
+        [str(row["arm"]), *([f"does not run: {row['error']}", "", "", ""] if "error" in row else _figures(row))]
+        for row in rows
+    ]
+    return [
+        "",
+        "## Beside their peers",
+        "",
+        f"On {on} (`tools/cache_peers.py`).",
+        "Divergence of 64 single steps behind the text, from the same model under a plain cache; bytes of all tensors",
+        "that the cache holds at the end, per key or value number of all tokens read; time per step, library and all.",
+        "",
+        _lines(("cache", "bits per value", "KL per token", "same first choice", "ms per token"), cells),
+    ]
+
+
+def _figures(row: Row) -> list[str]:
+    return [f"{row['bits']:.2f}", f"{row['kl']:.3g}", f"{row['same']:.1f} %", f"{row['ms_per_token']:.1f}"]
 
 
 def _prefix() -> str:
