@@ -113,7 +113,10 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     own = [part for point in points for part in point.parts() if isinstance(part, ScorerKnob)]
     judges = tuple({judge.name: judge for judge in (*own, *asked)}.values())
     run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks, judges=judges)
-    if knob.card.task and "points" not in vars(type(knob)):
+    if not points:
+        told = "What ships here lacks what it needs; its page says what that is."
+        verdict, claimed, table = "not testable here", "", ()
+    elif knob.card.task and "points" not in vars(type(knob)):
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
         verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
