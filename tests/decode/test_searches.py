@@ -15,7 +15,7 @@ from steno.decode.search import lattice
 from steno.decode.search._graph import Graph
 from steno.decode.search.diverse_beam import DiverseBeam
 from steno.decode.search.lattice import Lattice
-from steno.tune.bench import log_prob
+from steno.tune._likelihood import log_prob
 
 
 @pytest.mark.parametrize("width", [1, 3, 6])
