@@ -214,7 +214,7 @@ def _orders(run: Bench) -> Result:
 
 
 def _sets(run: Bench) -> Result:
-    """Lines of code the model wrote, half of them for calibration: how often the sets of the rest hold the true line."""
+    """Lines of code the model wrote, half of them for calibration: how often the sets of the rest hold what is true."""
     tokenizer, table = run.subject.tokenizer, list[Row]()
     claimed = "with confidence 0.95 the true line is missed with probability epsilon at most"
     if tokenizer is None:
