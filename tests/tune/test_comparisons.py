@@ -17,7 +17,7 @@ def prompts(*texts):
 
 
 def test_orders_of_lists_are_compared_where_there_are_any():
-    lists = [f"# {n}:\n- one\n- two {n}\n- three\n\nx = " for n in range(3)]
+    lists = [f"# {n}:\n- one\n- two {n}\n- three\n#\nx = " for n in range(3)]
     found = bench("decode.search.set_prompting", NIB, prompts(*lists), max_tokens=6)
     assert found.verdict == "holds" and found.table[1]["same text"] == "3 of 3"
     assert int(found.table[0]["same text"][0]) < 3, "read as text the order matters"
