@@ -54,6 +54,8 @@ def main() -> int:
             words = ["bench", name, "--force", "--out", str(ROOT / "docs" / "evidence" / f"{name}.json")]
             if name.startswith(("cache.", "reuse.")):
                 words += ["--prompts", str(long), "--max-tokens", "48"]
+            if name == "decode.search.pac":
+                words += ["--prompts", str(long)]
             if name.startswith("weights."):
                 words += ["--prompts", str(long), "--model", str(args.source or floats(Path(scratch) / "nib-floats"))]
             if name in TASKS:

@@ -15,7 +15,7 @@ from steno.decode.search import lattice
 from steno.decode.search._graph import Graph
 from steno.decode.search.diverse_beam import DiverseBeam
 from steno.decode.search.lattice import Lattice
-from steno.tune.bench import log_prob
+from steno.tune._likelihood import log_prob
 
 
 @pytest.mark.parametrize("width", [1, 3, 6])
@@ -289,3 +289,20 @@ def test_ragged_rows_catch_up_in_chains_as_wide_as_the_session_takes():
         np.testing.assert_allclose(np.exp(law), softmax(model.row([5, 6, *text])), atol=1e-6)
     with pytest.raises(AssertionError, match="every row lacks a token"):
         field.advance(rows, texts)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_ground_opens_sessions_on_other_pasts(crop):
+    """What is held alike is kept where the session can crop; the prompt's own session stays as it was."""
+    model = Strict(vocab=9, seed=2, crop=crop)
+    session = model.open(1, 20)
+    session.prefill([[5, 6, 7]])
+    field = Field(session, Request(number=0, prompt=(5, 6, 7, 8)), 10, frozenset(), ())
+    for held in ((), (5,), (5, 6, 1, 2), (5, 6, 7), (5, 6, 7, 8, 1), (3, 3)):
+        opened = field.open(held)
+        assert opened.lengths == (len(held),)
+        (logits,) = field.reach(opened, [[*held, 4]])
+        np.testing.assert_array_equal(logits, model.row([*held, 4]))
+    assert field.open().lengths == session.lengths == (3,)
+    assert field.reach(field.open((5,)), [[5]]) == [None], "a row that lacks nothing is not run"
+    assert field.forwards == 6

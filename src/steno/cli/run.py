@@ -189,7 +189,9 @@ def _record(done: "Completion", model: str, backend: str) -> dict[str, object]:
         "passes": s.passes,
         "drafted": s.drafted,
         "accepted": s.accepted,
-        "found": [{"tokens": list(h.tokens), "score": h.score} for h in done.found],
+        "found": [
+            {"tokens": list(h.tokens), "score": h.score, **({"holes": h.holes} if h.holes else {})} for h in done.found
+        ],
         "pieces": [
             {"text": p.text, "tokens": list(p.tokens), "drafted": p.drafted, "source": p.source} for p in done.pieces
         ],

@@ -57,7 +57,7 @@ Rule = Span | OneOf
 class Knob:
     """Base of every knob. Rooms derive one abstract knob with the room's verb; methods derive final ones.
 
-    points  settings that the method's evidence covers, one comparison each
+    points  settings that the method's evidence covers, one comparison each; none where nothing here can show it
     """
 
     card: ClassVar[Card]

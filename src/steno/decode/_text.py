@@ -8,12 +8,12 @@ Decoder = Callable[[Sequence[int]], str]
 BROKEN = "\ufffd"
 
 
-def unmarked(decode: Decoder, ids: Sequence[int], ends: frozenset[int]) -> str:
-    """The text of ids without end tokens and without a mark of the beginning, a first token written <like this>."""
+def unmarked(decode: Decoder, ids: Sequence[int], ends: frozenset[int]) -> list[int]:
+    """Ids without end tokens and without a mark of the beginning, a first token written <like this>."""
     words = [token for token in ids if token not in ends]
     if words and (name := decode(words[:1])).startswith("<") and name.endswith(">") and len(name) > 2:
         words = words[1:]
-    return decode(words)
+    return words
 
 
 def borders(decode: Decoder, ids: Sequence[int]) -> list[int]:

@@ -237,10 +237,12 @@ class Hypothesis:
 
     tokens  what follows the prompt: it ends with an end token, or has as many tokens as may come
     score   the larger the better; compares texts of one search only
+    holes   spans [start, end) of tokens that are open: something else may stand there
     """
 
     tokens: tuple[int, ...]
     score: float
+    holes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +269,8 @@ class Candidate:
         if self.text is None:
             raise UserError(f"{who} judges words, and there are none: the model has no tokenizer.")
         whole = (*self.prompt, *self.tokens)
-        return unmarked(self.text, self.prompt, self.ends), unmarked(self.text, whole, self.ends)
+        prompt, all_ = (self.text(unmarked(self.text, ids, self.ends)) for ids in (self.prompt, whole))
+        return prompt, all_
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
     decode.draft.*    plain and drafted decoding race: the same ids, and how much faster
     decode.search.*   the texts a search finds beside greedy decoding's: log-probability, variety, repetition, passes
     decode.shape.*    the same for the text that comes out, of those that name the settings to compare
+    decode.search.pac   lines of code: how often a calibrated partial program holds the true one
     decode.search.set_prompting   the texts of prompts with lists, read in two orders
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
@@ -23,9 +24,10 @@ from typing import cast
 
 import numpy as np
 
-from steno.core import ROOT, Keeps, Knob, Model, Nodes, Plan, knob_class, make_knob
+from steno.core import Keeps, Knob, Plan, knob_class, make_knob
 from steno.core.errors import ModelError, PlanError
 from steno.decode import Completion, generate
+from steno.decode._holes import covers
 from steno.decode._text import Decoder
 from steno.decode.base import Candidate, ScorerKnob
 from steno.decode.search.set_prompting import sections
@@ -33,11 +35,14 @@ from steno.measure import Fidelity, Speed
 from steno.measure.base import Machine
 from steno.measure.bytes import FAR, measure
 from steno.measure.conform import verify
+from steno.measure.coverage import at_most, calibrate
 from steno.measure.fidelity import Side, fidelity
 from steno.measure.machine import here
 from steno.measure.speed import Race, plan_arm, race
 from steno.models import ModelSpec, load
 
+from ._likelihood import log_probs
+from ._lines import line_examples
 from ._reuse import compare
 from .job import Subject, open_subject
 from .prompts import Prompts, Task, prepare
@@ -48,6 +53,9 @@ DRAFTER, SAMPLER = "decode.draft.lookup", "decode.shape.temperature"
 
 FORMATS = {"cache": "hf", "reuse": "hf", "weights": "hf"}
 """Backends on which a room's methods can be compared with their baseline."""
+
+TAUS = (0.0, *(0.01 * 1.25**step for step in range(40)))
+"""Thresholds of partial programs, safest first, in nats."""
 
 Row = dict[str, str]
 
@@ -113,7 +121,10 @@ def bench(name: str, spec: ModelSpec, found: Prompts, settings: Plan = Plan(), *
     own = [part for point in points for part in point.parts() if isinstance(part, ScorerKnob)]
     judges = tuple({judge.name: judge for judge in (*own, *asked)}.values())
     run = Bench(knob=knob, points=points, subject=subject, spec=spec, tasks=tasks, judges=judges)
-    if knob.card.task and "points" not in vars(type(knob)):
+    if not points:
+        told = "What ships here lacks what it needs; its page says what that is."
+        verdict, claimed, table = "not testable here", "", ()
+    elif knob.card.task and "points" not in vars(type(knob)):
         verdict, claimed, told, table = "not testable here", "", "It says what is asked for, and promises nothing.", ()
     else:
         verdict, claimed, told, table = _COMPARISONS[_kind(name)](run)
@@ -202,6 +213,36 @@ def _orders(run: Bench) -> Result:
     return ("holds" if whole else "does not hold"), "one text for every order of a list", told, table
 
 
+def _sets(run: Bench) -> Result:
+    """Lines of code the model wrote, half of them for calibration: how often the sets of the rest hold what is true."""
+    tokenizer, table = run.subject.tokenizer, list[Row]()
+    claimed = "with confidence 0.95 the true line is missed with probability epsilon at most"
+    if tokenizer is None:
+        return "not testable here", claimed, "the model has no tokenizer", table
+    some = list(line_examples(run.subject.model, tokenizer, run.prompts))
+    order = np.random.default_rng(0).permutation(len(some))
+    first, rest = ([some[i] for i in order[part::2]] for part in (0, 1))
+    most = int(cast(int, run.knob.settings()["holes"]))
+    kept = True
+    for epsilon in (0.1, 0.2, 0.4):
+        tau = calibrate(first, TAUS, epsilon=epsilon, delta=0.05, holes=most)
+        row = {"epsilon": f"{epsilon}", "tau": "none", "missed": "-", "left out": "-", "greedy is right": "-"}
+        if tau is not None:
+            misses = sum(not example.covered(tau, most) for example in rest)
+            # So many misses or more would come by chance as often as this.
+            kept &= 1 - at_most(misses - 1, len(rest), epsilon) > 0.05 if misses else True
+            right = sum(covers(example.code, (), example.truth) for example in rest)
+            row |= {
+                "tau": f"{tau:.3g}",
+                "missed": f"{misses} of {len(rest)}",
+                "left out": f"{100 * fmean(example.open_share(tau, most) for example in rest):.1f} %",
+                "greedy is right": f"{right} of {len(rest)}",
+            }
+        table.append(row)
+    told = "; ".join(", ".join(f"{key} {value}" for key, value in row.items()) for row in table)
+    return ("holds" if kept else "does not hold"), claimed, f"{len(first)} lines for calibration: {told}", table
+
+
 def _shaper(run: Bench) -> Result:
     """Greedy decoding with and without the shaper."""
     return "measured", "another text than the likeliest next tokens make", *_texts(run)
@@ -240,29 +281,6 @@ def _texts(run: Bench) -> tuple[str, list[Row]]:
             + "".join(f", {judge.name} {row[judge.name]}" for judge in run.judges)
         )
     return "; ".join(told), table
-
-
-def log_prob(model: Model, prompt: Sequence[int], text: Sequence[int]) -> float:
-    """Natural logarithm of the model's probability of `text` after `prompt`."""
-    return sum(log_probs(model, prompt, text))
-
-
-def log_probs(model: Model, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
-    """`log_prob` token by token, run in chains as wide as the session takes."""
-    ids = [*prompt, *text]
-    session = model.open(1, len(ids))
-    session.prefill([list(prompt[:-1])])
-    out: list[float] = []
-    for start in range(len(prompt) - 1, len(ids) - 1, session.caps.max_width):
-        chain = ids[start : min(start + session.caps.max_width, len(ids) - 1)]
-        size = len(chain)
-        nodes = Nodes(tokens=np.array([chain], np.int32), parents=np.arange(ROOT, size - 1, dtype=np.int32)[None])
-        logits = session.forward(nodes).logits[0].astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        laws = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        out += [float(log) for log in laws[np.arange(size), ids[start + 1 : start + 1 + size]]]
-        session.commit([list(range(size))])
-    return out
 
 
 def _candidate(done: Completion, logs: Sequence[float], ends: frozenset[int], text: Decoder | None) -> Candidate:
@@ -360,6 +378,7 @@ def _reuse(run: Bench) -> Result:
 _COMPARISONS = {
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
+    "decode.search.pac": _sets,
     "decode.search.set_prompting": _orders,
     "decode.search": _search,
     "decode.shape": _shaper,

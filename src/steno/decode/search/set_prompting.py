@@ -8,7 +8,9 @@ put into one order, that of their ids, and equal they are to the last bit.
 A set is two or more lines in a row that begin with `bullet`. The rest is decoded greedily.
 
 What differs from the paper: sets are told by bullets in place of markers that stand for no text; there is one order of
-summation. A set has to fit one forward. Without ids to text, or without a set, it is greedy decoding.
+summation. A set has to fit one forward, and its lines have to end with tokens of their own: in many vocabularies a
+blank line right behind a list is one token with the end of its last line, which then differs from order to order.
+Without ids to text, or without a set, it is greedy decoding.
 """
 
 from collections.abc import Iterator, Sequence
