@@ -2,8 +2,8 @@
 
 Sections 3 and 4: predict, verify, accept; scoring and predicting share one forward, so a step that accepts k tokens
 costs what a step of plain decoding does. Section 6: head k is a feed-forward layer with a residual connection between
-the last hidden state and the model's output projection. The block is a single path: what head k likes best. Exact
-acceptance is the plan's acceptor; the paper's top-k criterion, which changes the output, is `decode.accept.top`.
+the last hidden state and the model's output projection. The block is a single path: what head k likes best. It is
+accepted exactly, as the plan's acceptor would choose; the paper's top-k and distance criteria change the output.
 
 What differs from the paper: the model stays frozen (its first of three ways to train) and writes the training text
 itself, as its distillation does; each head has a feed-forward layer of its own in place of one shared wide one, the
