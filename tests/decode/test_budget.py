@@ -216,3 +216,10 @@ def test_kept_nodes_run_whatever_they_cost():
     assert Budget(dear, 9).choose([keep(chain, range(3)), Draft((5,), (-1,), (0.9,))])[0].tokens == (1, 2)
     assert Budget(CostTable({1: 1.0, 2: 1.01, 8: 1.1}), 9).choose([tree])[0].tokens == (1, 2, 3)
     assert (keep(tree, [1, 2]).kept, keep(tree, [2]).kept, keep(chain, range(1)).kept) == (1, 0, 1)
+
+
+def test_a_tree_that_does_not_pay_for_two_passes_leaves_its_best_path():
+    """Two passes for at most 2.3 tokens are worth less than one pass for 2 along the better path."""
+    tree = Draft((1, 2, 3), (-1, -1, 0), (0.6, 0.3, 0.4))
+    (cut,) = Budget(FREE, 64, confirm=True).choose([tree])
+    assert cut.tokens == (1, 3) and not cut.branches

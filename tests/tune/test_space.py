@@ -49,5 +49,6 @@ def test_the_real_index_gives_valid_plans(monkeypatch: pytest.MonkeyPatch):
             assert len(set(found)) == len(found)
             for plan in found:
                 plan.check(backend, keep)
+                assert all(knob.complete for knob in plan.knobs), "what lacks a file is for the user to name"
                 assert Plan.from_toml(plan.to_toml()) == plan
     assert seeds(Plan(), "table", Keeps.TOKENS)

@@ -75,6 +75,11 @@ class Knob:
         """The knob's name, from its module path: `steno.cache.affine` -> `cache.affine`."""
         return knob_name(type(self))
 
+    @property
+    def complete(self) -> bool:
+        """Whether it can run as it is: False where it still has to be given a file, which only the user can name."""
+        return True
+
     def settings(self) -> dict[str, Value]:
         """Field values as plain data; a nested knob becomes a dict with its `name`."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}

@@ -214,6 +214,14 @@ class Model(Protocol):
         """Hex digest of the weights and of what changes arithmetic: equal fingerprints give equal logits."""
         ...
 
+    @property
+    def origin(self) -> str:
+        """Hex digest of the files the model was read from: the same on every backend and in every number form.
+
+        What is trained on a model belongs to its origin. A model without files gives its fingerprint.
+        """
+        ...
+
     def weight_bytes(self) -> int:
         """Bytes of the live weight storages, each counted once."""
         ...

@@ -156,7 +156,8 @@ class Budget:
         if any(draft.laws is not None for draft in drafts):
             return list(drafts)
         expected, seconds, cut = self._cut(drafts)
-        if self.confirm and any(draft.branches for draft in cut):
+        # Also where the whole tree was declined: a path of it costs one forward.
+        if self.confirm and any(draft.branches for draft in drafts):
             chains = [keep(draft, best_path(draft)) if draft.branches else draft for draft in drafts]
             other = self._cut(chains)
             if other[0] / other[1] >= expected / seconds:

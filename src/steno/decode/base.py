@@ -7,14 +7,14 @@ comes out.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from steno.core import ROOT, Key, Knob, Nodes, Session, Step, Want
+from steno.core import ROOT, Key, Knob, Model, Nodes, Session, Step, Want
 from steno.core.errors import UserError
 
 from ._text import Decoder, unmarked
@@ -120,6 +120,7 @@ class Seen:
     top      [n, top] best ids per node, where the drafter asked for them
     logits   [n, top] the model's own logits of those
     laws     [n, V] the law of the token after each node, where the drafter asked for it
+    hidden   [n, M] hidden states of each node by layer, where the drafter is a `Reader`
     """
 
     tokens: Sequence[int]
@@ -129,11 +130,34 @@ class Seen:
     top: Ints | None = None
     logits: Floats | None = None
     laws: Floats | None = None
+    hidden: Mapping[int, Floats] | None = None
+
+
+@runtime_checkable
+class Reader(Drafter, Protocol):
+    """A drafter that works on the model's own hidden states, mostly with parts trained on them."""
+
+    hidden: tuple[int, ...]
+    """Layers whose states it wants to see at every node; 0 is the embedding, the number of layers the last."""
+
+    prompts: bool
+    """Whether it wants the states of prompts as well; a prompt then runs in forwards instead of a prefill."""
+
+    def attach(self, session: Session) -> None:
+        """The loop's session, before anything else: it embeds and projects, and may be asked for forwards."""
+        ...
+
+    def read(self, row: int, ids: Sequence[int], hidden: Mapping[int, Floats]) -> None:
+        """Part of a prompt after `start`, in order, with its states [n, M] by layer; the pending token is not in it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrafterKnob(Knob):
     """Settings of a drafter."""
+
+    def fits(self, model: Model) -> None:
+        """Raises ModelError where what it was trained on is another model; nothing is trained by default."""
 
     @abstractmethod
     def open(self, rows: int, vocab: int) -> Drafter:
@@ -393,6 +417,6 @@ class Completion:
 
 __all__ = [
     "About", "AcceptorKnob", "Candidate", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter",
-    "DrafterKnob", "Ground", "Hypothesis", "Piece", "Request", "ScorerKnob", "SearchKnob", "Seen", "ShaperKnob",
-    "Stats", "Step", "View",
+    "DrafterKnob", "Ground", "Hypothesis", "Piece", "Reader", "Request", "ScorerKnob", "SearchKnob", "Seen",
+    "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip

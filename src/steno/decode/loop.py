@@ -19,13 +19,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Plan, Session, Step
+from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Plan, Session, Step, Want
 from steno.core.errors import PlanError
 
 from ._budget import Budget, CostTable
 from ._fence import Fence, lawful, led
 from ._hunt import hunt
 from ._law import softmax
+from ._reading import attach, read
 from ._row import Row, check
 from ._text import Decoder
 from ._trim import EMPTY, fit
@@ -40,6 +41,7 @@ from .base import (
     Floats,
     Ints,
     Piece,
+    Reader,
     Request,
     SearchKnob,
     Seen,
@@ -149,7 +151,12 @@ class Loop:
         self._search = cast(SearchKnob | None, plan.one("decode.search"))
         self._fence = Fence(cast(ConstraintKnob | None, plan.one("decode.constrain")), words, model.eos)
         drafter = cast(DrafterKnob | None, plan.one("decode.draft"))
+        for part in (drafter, *drafter.parts()) if drafter else ():
+            if isinstance(part, DrafterKnob):
+                part.fits(model)
         self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
+        self._reader = self._drafter if isinstance(self._drafter, Reader) and self._drafter.hidden else None
+        self._want = Want(hidden=self._reader.hidden) if self._reader else Want()
         self._acceptor = acceptor(plan)
         self._shapers = cast(tuple[ShaperKnob, ...], plan.find("decode.shape"))
         self._view = NodeView(self._shapers, self.model.eos, text)
@@ -258,6 +265,8 @@ class Loop:
         session = self._session
         if session is None:
             session = self._session = self.model.open(self.batch, self.capacity, self._cache)
+            if self._reader is not None:
+                attach(self._reader, session, self.model)
         lengths = list(session.lengths)
         prompts: list[list[int]] = [[] for _ in range(self.batch)]
         for slot, row in starters:
@@ -266,14 +275,17 @@ class Loop:
             prompts[slot] = row.ids[:-1]
         if lengths != list(session.lengths):
             session.crop(lengths)
-        if any(prompts):
+        if self._drafter is not None:
+            for slot, row in starters:
+                self._drafter.start(slot, row.request)
+        if self._reader is not None and self._reader.prompts:
+            read(self._reader, session, prompts)
+        elif any(prompts):
             session.prefill(prompts)
         seconds = perf_counter() - start
         total = sum(len(row.ids) for _, row in starters)
-        for slot, row in starters:
+        for _, row in starters:
             row.stats.prefill_s = seconds * len(row.ids) / total
-            if self._drafter is not None:
-                self._drafter.start(slot, row.request)
 
     @cached_property
     def _confirms(self) -> bool:
@@ -345,7 +357,7 @@ class Loop:
                 parents[slot, 1:size] = draft.parents
                 parents[slot, 1:size] += 1
             turn.passes += 1
-        step = session.forward(Nodes(tokens=tokens, parents=parents))
+        step = session.forward(Nodes(tokens=tokens, parents=parents), self._want)
         self.forwards += 1
         self._view.load(step)
         return step
@@ -380,6 +392,7 @@ class Loop:
         """Cut, count, commit and tell the drafter."""
         drafter = self._drafter
         top, logits = step.top(drafter.top) if drafter is not None and drafter.top else (None, None)
+        hidden = {layer: step.hidden(layer) for layer in self._want.hidden}
         paths: list[list[int]] = [[] for _ in range(self.batch)]
         pieces: list[Piece] = []
         for turn in turns:
@@ -411,6 +424,7 @@ class Loop:
                     top=None if top is None else top[turn.slot, :size],
                     logits=None if logits is None else logits[turn.slot, :size],
                     laws=laws,
+                    hidden={layer: states[turn.slot, :size] for layer, states in hidden.items()} if hidden else None,
                 )
                 drafter.observe(turn.slot, seen)
                 if row.finish:

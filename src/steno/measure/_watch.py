@@ -46,6 +46,10 @@ class Watched:
     def fingerprint(self) -> str:
         return self.model.fingerprint
 
+    @property
+    def origin(self) -> str:
+        return self.model.origin
+
     def weight_bytes(self) -> int:
         return self.model.weight_bytes()
 
@@ -60,7 +64,7 @@ class WatchedSession:
         self.owner = owner
         self.inner = inner
         self.rows = rows
-        self._last: tuple[Nodes, Step] | None = None
+        self._last: tuple[Nodes, Step | None] | None = None
 
     @property
     def caps(self) -> Caps:
@@ -83,13 +87,14 @@ class WatchedSession:
 
     def forward(self, nodes: Nodes, want: Want = Want()) -> Step:
         step = self.inner.forward(nodes, want)
-        self._last = nodes, step
+        # A prompt that is read in forwards asks for no logits, and there are none to look at, as in a prefill.
+        self._last = nodes, step if want.logits else None
         return step
 
     def commit(self, paths: Sequence[Sequence[int]]) -> None:
         assert self._last is not None
         nodes, step = self._last
-        logits = step.logits
+        logits = step.logits if step else None
         for b, path in enumerate(paths):
             parents = nodes.parents[b].tolist()
             if path and list(path) != lineage(parents, path[-1]):
@@ -99,7 +104,8 @@ class WatchedSession:
             self.owner.branching += any(node != i for i, node in enumerate(path))
             for node in path:
                 self.rows[b].append(int(nodes.tokens[b, node]))
-                self.owner.seen[tuple(self.rows[b])] = np.array(logits[b, node])
+                if logits is not None:
+                    self.owner.seen[tuple(self.rows[b])] = np.array(logits[b, node])
         self.inner.commit(paths)
         self._agree("commit")
 

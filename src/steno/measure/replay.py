@@ -47,6 +47,7 @@ class Replayed:
         self.eos = model.eos
         self.name = f"{model.name} replayed"
         self.fingerprint = model.fingerprint
+        self.origin = model.origin
         self.texts: dict[tuple[int, ...], Ints] = {}
         self._kept: dict[tuple[int, int, CacheSpec | None], ReplaySession] = {}
         for recording in recordings:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from hashlib import blake2b
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from steno.core import PAD, ROOT, Keeps, Nodes, Want
 from steno.core.errors import CapsError, ModelError, PromptError, StenoError
 from steno.core.tier import CacheSpec, KVShape, Rope
 
+from ._origin import files_digest
 from ._recurrent import RecurrentSession
 from ._rope import find_rope
 from ._session import WIDEST, SlotSession
@@ -45,12 +47,12 @@ WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_
 
 
 class HFModel:
-    """See `core.Model`. `width` is the pinned query width asked for, 0 where shapes are free."""
+    """See `core.Model`. `folder` holds its files; `width` is the pinned query width, 0 where shapes are free."""
 
     backend = "hf"
 
-    def __init__(self, net: PreTrainedModel, name: str, width: int = 0) -> None:
-        self.net, self.name, self.width = net, name, width
+    def __init__(self, net: PreTrainedModel, folder: Path, width: int = 0) -> None:
+        self.net, self.folder, self.name, self.width = net, folder, folder.name, width
         self.config = net.config.get_text_config()
         takes = inspect.signature(net.forward).parameters
         self.embeds = "inputs_embeds" in takes
@@ -108,6 +110,10 @@ class HFModel:
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def origin(self) -> str:
+        return files_digest(self.folder)
+
     def weight_bytes(self) -> int:
         held = [*self.net.parameters(), *self.net.buffers()]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
@@ -164,7 +170,7 @@ class HFModel:
             raise CapsError(f"the output head of {self.name} could not be told apart from its layers")
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(hidden)).to(self.device, self.net.dtype)
-            return self._finish(x).float().cpu().numpy()
+            return self.finish(x).float().cpu().numpy()
 
     def run(
         self, ids: Tensor, embeds: Tensor | None, sight: Sight, cache: SlotCache, want: Want, *, asked: int
@@ -245,11 +251,12 @@ class HFModel:
         """Whether the tail takes the last hidden states to the logits."""
         try:
             with torch.inference_mode():
-                return torch.allclose(self._finish(hidden).float(), logits.float(), atol=atol)
+                return torch.allclose(self.finish(hidden).float(), logits.float(), atol=atol)
         except (TypeError, RuntimeError):
             return False
 
-    def _finish(self, x: Tensor) -> Tensor:
+    def finish(self, x: Tensor) -> Tensor:
+        """Logits [..., V] of last hidden states [..., M] in the model's number form; gradients flow to the states."""
         for module in self._tail:
             x = module(x)
         # Cohere multiplies, Granite divides, Gemma caps.

@@ -118,7 +118,7 @@ def _load(folder: Path, spec: ModelSpec, config: Json) -> "HFModel":
         )
     net.eval().requires_grad_(False)
     net.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    return HFModel(net, folder.name, spec.width if spec.pinned else 0)
+    return HFModel(net, folder, spec.width if spec.pinned else 0)
 
 
 def _first_line(error: Exception) -> str:

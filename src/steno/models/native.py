@@ -29,6 +29,7 @@ from ._engine import Model as Engine
 from ._engine import Session as Rows
 from ._fill import choose_form, embedding_form, fill
 from ._fits import check_load, check_room, check_span
+from ._origin import files_digest
 from ._packed import keep, packed_file, packed_key
 from .checkpoint import Checkpoint, read_json
 from .golden import check_golden, recorded
@@ -115,6 +116,10 @@ class NativeModel:
             digest.update(self.engine.weights().data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+    @property
+    def origin(self) -> str:
+        return files_digest(self.path)
 
     def weight_bytes(self) -> int:
         return self.engine.weight_bytes()

@@ -51,6 +51,10 @@ class TableModel:
         text = f"{self.vocab}/{self.seed}/{self.order}/{self.script is not None}"
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
+    @property
+    def origin(self) -> str:
+        return self.fingerprint
+
     def weight_bytes(self) -> int:
         return 0
 

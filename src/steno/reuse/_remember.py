@@ -37,6 +37,10 @@ class Remembering:
     def fingerprint(self) -> str:
         return self.model.fingerprint
 
+    @property
+    def origin(self) -> str:
+        return self.model.origin
+
     def weight_bytes(self) -> int:
         return self.model.weight_bytes()
 

@@ -10,14 +10,28 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from steno.train._clean import HeldOut, without_copies, worth_reading
 from steno.train.base import Document, RecipeError
-from steno.train.recipe import Bucket, Recipe
+from steno.train.recipe import Bucket, Source
 from steno.train.sources import read
 
 
-def build(recipe: Recipe, out: Path) -> dict[str, object]:
+class Sources(Protocol):
+    """What of a recipe decides a corpus."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> tuple[Source, ...]: ...
+
+    @property
+    def bucket(self) -> tuple[Bucket, ...]: ...
+
+
+def build(recipe: Sources, out: Path) -> dict[str, object]:
     """Gather, split and clean; write the corpus folder; return its manifest."""
     documents: list[Document] = []
     licences: dict[str, str] = {}
@@ -90,7 +104,7 @@ def _size(document: Document) -> int:
 
 
 def _manifest(  # noqa: PLR0917
-    recipe: Recipe,
+    recipe: Sources,
     train: Sequence[Document],
     held: Sequence[Document],
     licences: dict[str, str],

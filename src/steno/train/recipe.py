@@ -48,7 +48,7 @@ class Bucket:
     hold_out_min_file: int = 4000
 
     def __post_init__(self) -> None:
-        _within(f"bucket {self.name!r}", "weight", self.weight, 0, 1e6)
+        within(f"bucket {self.name!r}", "weight", self.weight, 0, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class TokenizerSpec:
     sample_mb: float = 40.0
 
     def __post_init__(self) -> None:
-        _within("tokenizer", "vocab", self.vocab, 260, 65_536)
+        within("tokenizer", "vocab", self.vocab, 260, 65_536)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +110,12 @@ class Schedule:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        _within("schedule", "steps", self.steps, 1, 1e9)
-        _within("schedule", "batch", self.batch, 1, 1e6)
-        _within("schedule", "sequence", self.sequence, 8, 1e6)
-        _within("schedule", "lr", self.lr, 1e-8, 1)
-        _within("schedule", "warmup_steps", self.warmup_steps, 0, 1e6)
-        _within("schedule", "decay_share", self.decay_share, 0.01, 1)
+        within("schedule", "steps", self.steps, 1, 1e9)
+        within("schedule", "batch", self.batch, 1, 1e6)
+        within("schedule", "sequence", self.sequence, 8, 1e6)
+        within("schedule", "lr", self.lr, 1e-8, 1)
+        within("schedule", "warmup_steps", self.warmup_steps, 0, 1e6)
+        within("schedule", "decay_share", self.decay_share, 0.01, 1)
         _one_of("schedule", "decay", self.decay, ("cosine", "wsd"))
         _one_of("schedule", "optimizer", self.optimizer, ("adamw", "muon"))
         if self.micro_batch and self.batch % self.micro_batch:
@@ -152,17 +152,22 @@ class Recipe:
 
 def load(path: str | Path) -> Recipe:
     """Read a recipe. Raises RecipeError with the file, the key and the remedy."""
+    return record(Recipe, read(path), f"Recipe {path}")
+
+
+def read(path: str | Path) -> dict[str, object]:
+    """The tables of a recipe file. Raises RecipeError where it is missing or no TOML."""
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"Recipe {path}: no such file. Give the path of a TOML recipe.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path}: not valid TOML: {error}.") from None
-    return _record(Recipe, table, f"Recipe {path}")
 
 
-def _record(kind: type[_T], table: Mapping[str, object], where: str) -> _T:
+def record(kind: type[_T], table: Mapping[str, object], where: str) -> _T:
+    """A record from its table; tables within it become the records that its fields name."""
     known = {field.name: field for field in fields(kind)}  # pyright: ignore[reportArgumentType]
     values: dict[str, object] = {}
     for key, value in table.items():
@@ -179,7 +184,7 @@ def _value(kind: object, value: object, where: str) -> object:
     if get_origin(kind) is tuple and isinstance(kind, GenericAlias) and isinstance(value, list):
         return tuple(_value(get_args(kind)[0], item, where) for item in value)
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        return _record(kind, value, where)
+        return record(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(kind, type) or type(value) is not kind:
@@ -187,7 +192,8 @@ def _value(kind: object, value: object, where: str) -> object:
     return value
 
 
-def _within(who: str, field: str, value: float, low: float, high: float) -> None:
+def within(who: str, field: str, value: float, low: float, high: float) -> None:
+    """Raises RecipeError where a field is out of its closed range."""
     if not low <= value <= high:
         raise RecipeError(f"Recipe {who}: {field} must lie in [{low:g}, {high:g}]; got {value:g}.")
 

@@ -107,10 +107,12 @@ def _defaults(slot: str, backend: str, keep: Keeps) -> list[Knob]:
         if not promise.covers(keep) or (slot != "decode.draft" and promise is Keeps.BITS):
             continue
         try:
-            out.append(knob_class(name)())
+            knob = knob_class(name)()
         except (KnobError, MissingExtra, TypeError):
             # A method with a field that has no default is used only when the user names it.
             continue
+        if knob.complete:
+            out.append(knob)
     return out
 
 

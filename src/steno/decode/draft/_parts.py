@@ -1,13 +1,13 @@
 """Drafters made of drafters: their parts as fields of a knob, and as running state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import cast
 
-from steno.core import make_knob
+from steno.core import Session, make_knob
 
 from .._trim import scores
-from ..base import Draft, DrafterKnob, Request, Seen
+from ..base import Draft, DrafterKnob, Floats, Reader, Request, Seen
 
 
 def part(name: str) -> DrafterKnob:
@@ -22,6 +22,17 @@ class Parts:
         self.drafters = tuple(knob.open(rows, vocab) for knob in knobs)
         self.top = max(drafter.top for drafter in self.drafters)
         self.laws = any(drafter.laws for drafter in self.drafters)
+        self.readers = [drafter for drafter in self.drafters if isinstance(drafter, Reader)]
+        self.hidden = tuple(sorted({layer for reader in self.readers for layer in reader.hidden}))
+        self.prompts = any(reader.prompts for reader in self.readers)
+
+    def attach(self, session: Session) -> None:
+        for reader in self.readers:
+            reader.attach(session)
+
+    def read(self, row: int, ids: Sequence[int], hidden: Mapping[int, Floats]) -> None:
+        for reader in self.readers:
+            reader.read(row, ids, hidden)
 
     def start(self, row: int, request: Request) -> None:
         for drafter in self.drafters:
