@@ -28,6 +28,14 @@ def test_suggestions_come_on_stdout_and_latency_on_stderr(tiny: Path, code: Path
     assert many.code == 0
 
 
+def test_superposed_decoding_provides_as_well(tiny: Path, code: Path):
+    done = json.loads(complete(f"{code}:3", tiny, "--provider", "superposed", "--backend", "hf", "--json").out)
+    assert 1 <= len(done["found"]) <= 3 and done["passes"] <= 16
+    complete(f"{code}:3", tiny, "--provider", "superposed", "--backend", "native").refused(
+        "needs sessions with 'embeds'"
+    )
+
+
 def test_json_holds_all_of_it(tiny: Path, code: Path):
     done = json.loads(complete(f"{code}:3", tiny, "--json", "--count", "2").out)
     assert set(done) == {"model", "found", "healed", "prompt_tokens", "passes", "prompt_s", "total_s"}
