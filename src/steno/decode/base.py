@@ -434,6 +434,5 @@ class Completion:
 __all__ = [
     "About", "AcceptorKnob", "Candidate", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter",
     "DrafterKnob", "Ground", "Hypothesis", "Piece", "Reader", "Request", "ScheduleKnob", "ScorerKnob", "SearchKnob",
-    "Seen",
-    "ShaperKnob", "Stats", "Step", "View",
+    "Seen", "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip
