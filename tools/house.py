@@ -27,8 +27,8 @@ LAYERS = [
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 METHOD_LINES = 200
 METHOD_ROOMS = (
-    "weights", "cache", "reuse", "decode/draft", "decode/accept", "decode/constrain", "decode/score", "decode/shape",
-    "decode/search",
+    "weights", "cache", "reuse", "decode/draft", "decode/accept", "decode/constrain", "decode/schedule",
+    "decode/score", "decode/shape", "decode/search",
 )  # fmt: skip
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 

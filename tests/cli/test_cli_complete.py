@@ -28,6 +28,11 @@ def test_suggestions_come_on_stdout_and_latency_on_stderr(tiny: Path, code: Path
     assert many.code == 0
 
 
+def test_superposed_decoding_provides_as_well(tiny: Path, code: Path):
+    done = json.loads(complete(f"{code}:3", tiny, "--provider", "superposed", "--backend", "hf", "--json").out)
+    assert 1 <= len(done["found"]) <= 3 and done["passes"] <= 16
+
+
 def test_json_holds_all_of_it(tiny: Path, code: Path):
     done = json.loads(complete(f"{code}:3", tiny, "--json", "--count", "2").out)
     assert set(done) == {"model", "found", "healed", "prompt_tokens", "passes", "prompt_s", "total_s"}
@@ -63,7 +68,8 @@ def test_what_is_no_text_is_refused(tiny: Path, code: Path, tmp_path: Path):
     complete(f"{bad}:1", tiny).refused("is not UTF-8 text (byte 2)")
     bad.write_bytes("text".encode("utf-16"))
     complete(f"{bad}:1", tiny).refused("is not text: it holds a zero byte")
-    complete(f"{code}:1", tiny, "--provider", "diverse_beem").refused("there is no provider 'diverse_beem'", "diverse_beam")
+    wrong = complete(f"{code}:1", tiny, "--provider", "diverse_beem")
+    wrong.refused("there is no provider 'diverse_beem'", "diverse_beam")
     steno("complete", f"{code}:1", "--model", "table:300:0").refused("no tokenizer")
     steno("complete", f"{code}:1", "--model", tiny, "--set", "decode.draft.lookup.num_tokens=4").refused(
         "cannot stand beside"

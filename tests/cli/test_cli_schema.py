@@ -81,3 +81,23 @@ def test_other_constraints_come_by_the_plan(tiny: Path):
     assert ran.code == 0 and ran.out.strip() in ("red", "green")
     matched = steno("run", tiny, "x", "--set", 'decode.constrain.regex.pattern="[ab]{3}"')
     assert matched.code == 0 and set(matched.out.strip()) <= set("ab") and len(matched.out.strip()) == 3
+
+
+def test_a_tuning_holds_its_constraint_in_every_arm(tiny: Path, schema: Path):
+    """A lab knows what tokens write, and a drafter beside the constraint changes no token."""
+    from steno.core import Plan, make_knob
+    from steno.models import ModelSpec
+    from steno.tune.job import open_subject
+    from steno.tune.lab import ModelLab
+    from steno.tune.prompts import parse, prepare
+
+    subject = open_subject(ModelSpec(source=str(tiny)))
+    tasks, _ = prepare(parse(b"one\n\ntwo two two", "p.txt"), subject.tokenizer, 259, 256, max_tokens=64, seed=0)
+    lab = ModelLab(subject.model, subject.tokenizer, 256)
+    held = Plan((make_knob("decode.constrain.json_schema", {"schema": schema.read_text()}),))
+    drafted = held.with_knobs(make_knob("decode.draft.suffix", {}))
+    for task in tasks:
+        one, two = (lab.run(plan, (task,)) for plan in (held, drafted))
+        assert not one.error and one.outs[0].tokens == two.outs[0].tokens
+        assert subject.tokenizer is not None
+        jsonschema.validate(json.loads(subject.tokenizer.decode(one.outs[0].tokens[:-1])), SCHEMA)

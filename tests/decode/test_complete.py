@@ -1,11 +1,11 @@
 """Suggestions at a cursor: what is healed, what comes, and through which search."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
-from rig import Strict, StrictSession
+from rig import Strict
 
-from steno.core import Card, Plan, make_knob
+from steno.core import Plan, make_knob
 from steno.core.errors import KnobError, PromptError
 from steno.decode.complete import complete, heal, provider
 from steno.tokens import Words
@@ -30,20 +30,6 @@ class Letters:
 
     def encode_bytes(self, data: bytes) -> list[int]:
         return self.encode(data.decode())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixing(Strict):
-    """Says that it takes embeddings."""
-
-    def open(self, batch, capacity, cache=None):
-        return MixingSession(self, [[] for _ in range(batch)], min(capacity, self.context))
-
-
-class MixingSession(StrictSession):
-    @property
-    def caps(self):
-        return replace(super().caps, embeds=True)
 
 
 MODEL = Strict(vocab=len(TABLE), order=2, seed=3, end=END)
@@ -86,29 +72,11 @@ def test_lines_that_end_the_same_way_are_one_suggestion_and_others_are_looked_fo
     assert all("\n" not in s.text.lstrip("\n") for s in done.found)
 
 
-def test_a_search_of_mixtures_heals_first(monkeypatch):
-    """A search that no constraint reaches: its request has none, and its prompt ends with what was healed."""
-    from steno.decode.search.diverse_beam import DiverseBeam
-
-    asked = []
-    search = DiverseBeam.search
-    monkeypatch.setattr(DiverseBeam, "card", Card(breaks=DiverseBeam.card.breaks, caps=("fork", "embeds")))
-    monkeypatch.setattr(
-        DiverseBeam, "search", lambda knob, ground: asked.append(ground.request) or search(knob, ground)
-    )
-    done = complete(Mixing(vocab=len(TABLE), order=2, seed=3, end=END), Letters(), "xretu", max_tokens=4)
-    (request,) = asked
-    assert request.constrain is None and done.healed == "retu"
-    written = b"".join(TABLE[token] for token in request.prompt).decode()
-    assert written.startswith("xretu")
-    for s in done.found:
-        assert (done.healed + s.text).startswith(written.removeprefix("x"))
-
-
 def test_providers_are_found_by_name_and_set_to_the_count():
     assert provider("decode.search.diverse_beam", 5).settings()["groups"] == 5
     assert provider("diverse_beam", 5).settings()["width"] == 1
     assert provider("lattice", 2).settings()["beams"] == 2
+    assert provider("superposed", 4).settings()["k"] == 4
     with pytest.raises(KnobError, match=r"there is no provider .beem"):
         provider("beem", 1)
 

@@ -11,7 +11,16 @@ from rig import FREE, Strict, plain, requests, run
 
 from steno.core import Card, Keeps, Plan, index
 from steno.core.errors import KnobError, PlanError
-from steno.decode.base import About, AcceptorKnob, ConstraintKnob, DrafterKnob, ScorerKnob, SearchKnob, ShaperKnob
+from steno.decode.base import (
+    About,
+    AcceptorKnob,
+    ConstraintKnob,
+    DrafterKnob,
+    ScheduleKnob,
+    ScorerKnob,
+    SearchKnob,
+    ShaperKnob,
+)
 from steno.models import ModelSpec, load
 
 INDEX = index.scan()
@@ -77,7 +86,7 @@ def test_a_method_imports_no_torch(name):
 def test_rooms_have_their_knob(name):
     rooms = {
         "draft": DrafterKnob, "accept": AcceptorKnob, "constrain": ConstraintKnob, "shape": ShaperKnob,
-        "search": SearchKnob, "score": ScorerKnob,
+        "search": SearchKnob, "score": ScorerKnob, "schedule": ScheduleKnob,
     }  # fmt: skip
     base = rooms[name.split(".")[1]]
     knob = build(name)

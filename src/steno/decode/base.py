@@ -179,6 +179,22 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleKnob(Knob):
+    """Settings of a schedule: a pure choice of the rows that run in a step. It decides speed only."""
+
+    @abstractmethod
+    def held(self, batch: int) -> int:
+        """Rows to hold, at least `batch`, where at most `batch` run in a step."""
+
+    @abstractmethod
+    def choose(self, batch: int, lengths: Sequence[int]) -> list[int]:
+        """Which of the texts that are held, by the tokens they have, run next: 1 to `batch` of them, ascending.
+
+        Texts stand in the order in which they came.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShaperKnob(Knob):
     """Settings of a shaper: a pure function of a node's logits and its own past (never of siblings)."""
 
@@ -417,6 +433,6 @@ class Completion:
 
 __all__ = [
     "About", "AcceptorKnob", "Candidate", "Completion", "Constraint", "ConstraintKnob", "Draft", "Drafter",
-    "DrafterKnob", "Ground", "Hypothesis", "Piece", "Reader", "Request", "ScorerKnob", "SearchKnob", "Seen",
-    "ShaperKnob", "Stats", "Step", "View",
+    "DrafterKnob", "Ground", "Hypothesis", "Piece", "Reader", "Request", "ScheduleKnob", "ScorerKnob", "SearchKnob",
+    "Seen", "ShaperKnob", "Stats", "Step", "View",
 ]  # fmt: skip

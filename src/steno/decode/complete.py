@@ -1,12 +1,12 @@
 """Suggestions at a cursor: several ways on from a text, which may stop within a word.
 
 The end of the text is healed first: tokens that may be the beginning of a longer one are taken back, and what comes has
-to begin with their bytes (`decode.constrain.prefix`). Then a search looks for ways on. A search that feeds mixtures of
-embeddings (superposed decoding) has no text of its own to constrain: there the end is healed first, greedily.
+to begin with their bytes (`decode.constrain.prefix`). Any search looks for the ways on, each text ending after so many
+lines.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -94,14 +94,10 @@ def complete(
             "there is no text before the cursor, and the model has no token to begin with. Move the cursor."
         )
     asked = Request(number=0, prompt=tuple(prompt), max_tokens=max_tokens + len(rest), constrain=_begin(rest, lines))
-    lead: tuple[int, ...] = ()
-    if "embeds" in search.card.caps:
-        lead = _greedy(model, words, asked, plan, rest) if rest else ()
-        asked = replace(asked, prompt=asked.prompt + lead, constrain=None)
     (done,) = generate(model, [asked], plan, words=words)
     end = perf_counter()
     return Suggestions(
-        found=tuple(_ranked(words, done, lead, len(rest), lines)[:count]),
+        found=tuple(_ranked(words, done, len(rest), lines)[:count]),
         healed=rest.decode("utf-8"),
         prompt_tokens=len(asked.prompt),
         passes=done.stats.passes,
@@ -131,27 +127,14 @@ def _begin(rest: bytes, lines: int) -> ConstraintKnob:
     return cast(ConstraintKnob, make_knob("decode.constrain.prefix", {"text": rest.decode("utf-8"), "lines": lines}))
 
 
-def _greedy(model: Model, words: "Words", asked: Request, plan: Plan, rest: bytes) -> tuple[int, ...]:
-    """The ids the model writes `rest` with, and what it writes past it within the last one."""
-    plain = Plan(tuple(knob for knob in plan.knobs if not knob.name.startswith(SEARCHES)))
-    (done,) = generate(model, [replace(asked, max_tokens=len(rest))], plain, words=words)
-    written = 0
-    for number, token in enumerate(done.tokens, 1):
-        written += len(words.table[token])
-        if written >= len(rest):
-            return done.tokens[:number]
-    return done.tokens
-
-
-def _ranked(words: "Words", done: Completion, lead: tuple[int, ...], healed: int, lines: int) -> list[Suggestion]:
+def _ranked(words: "Words", done: Completion, healed: int, lines: int) -> list[Suggestion]:
     """The texts past what was healed, cut to `lines`; of equal ones the best."""
     found: dict[str, Suggestion] = {}
     for way in done.found:
-        tokens = (*lead, *way.tokens)
         # The end of a character may be missing where the length ran out.
-        text = _cut(b"".join([words.table[token] for token in tokens])[healed:].decode("utf-8", "ignore"), lines)
+        text = _cut(b"".join([words.table[token] for token in way.tokens])[healed:].decode("utf-8", "ignore"), lines)
         if text and text not in found:
-            found[text] = Suggestion(text=text, score=way.score, tokens=tokens)
+            found[text] = Suggestion(text=text, score=way.score, tokens=way.tokens)
     return list(found.values())
 
 

@@ -43,6 +43,7 @@ from .base import (
     Piece,
     Reader,
     Request,
+    ScheduleKnob,
     SearchKnob,
     Seen,
     ShaperKnob,
@@ -142,7 +143,9 @@ class Loop:
                 f"--set 'decode.search.pgtd.reward={{ name = \"{knob.name}\" }}'"
             )
         self.model = model
-        self.batch = batch
+        self._schedule = cast(ScheduleKnob | None, plan.one("decode.schedule"))
+        self._most = batch
+        self.batch = batch if self._schedule is None else self._schedule.held(batch)
         self.capacity = min(capacity or model.context, model.context)
         self.completed: dict[int, Completion] = {}
         self.forwards = 0
@@ -154,7 +157,7 @@ class Loop:
         for part in (drafter, *drafter.parts()) if drafter else ():
             if isinstance(part, DrafterKnob):
                 part.fits(model)
-        self._drafter: Drafter | None = drafter.open(batch, model.vocab) if drafter else None
+        self._drafter: Drafter | None = drafter.open(self.batch, model.vocab) if drafter else None
         self._reader = self._drafter if isinstance(self._drafter, Reader) and self._drafter.hidden else None
         self._want = Want(hidden=self._reader.hidden) if self._reader else Want()
         self._acceptor = acceptor(plan)
@@ -164,7 +167,7 @@ class Loop:
         self._budget: Budget | None = None
         self._session: Session | None = None
         self._queue: deque[tuple[int, Request]] = deque()
-        self._rows: list[Row | None] = [None] * batch
+        self._rows: list[Row | None] = [None] * self.batch
         self._tickets = 0
         self._arrays: dict[int, tuple[Ints, Ints]] = {}
 
@@ -194,6 +197,10 @@ class Loop:
         turns = [Turn(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         if not turns:
             return []
+        if self._schedule is not None:
+            turns.sort(key=lambda turn: turn.row.ticket)
+            chosen = self._schedule.choose(self._most, [len(turn.row.ids) for turn in turns])
+            turns = [turns[i] for i in chosen]
         session = cast(Session, self._session)
         start = perf_counter()
         self._draft(session, turns)

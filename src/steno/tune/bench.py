@@ -6,6 +6,7 @@
     decode.search.pac   lines of code: how often a calibrated partial program holds the true one
     decode.search.set_prompting   the texts of prompts with lists, read in two orders
     decode.accept.*   both sides sample or choose by this acceptor, one with drafts: ids where ids are promised
+    decode.schedule.* batches of rows that run as they come, and of rows chosen: the same ids, and how much faster
     cache.*           paired fidelity to a dense cache, real bits per value, and drafted == plain in the same cache
                       (pinned shapes)
     reuse.*           a text woven from known pieces beside the same text computed: time, fidelity of what follows
@@ -18,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import cast
 
 import numpy as np
@@ -375,7 +377,53 @@ def _reuse(run: Bench) -> Result:
     return compare(run.subject.model, knobs, run.prompts)
 
 
+ROWS, ROUNDS = 4, 3
+"""Texts of a step under a schedule, and interleaved rounds of the comparison."""
+
+
+def _schedule(run: Bench) -> Result:
+    """A batch in which any rows run together, and the same under the schedule at each of its points."""
+    model, drafter = run.subject.model, make_knob(DRAFTER, {})
+    plans = {"ragged": Plan((drafter,))} | {_label(Plan((knob,))): Plan((drafter, knob)) for knob in run.points}
+    tasks = [*run.tasks, *run.tasks]
+    requests = [replace(task.request, number=number) for number, task in enumerate(tasks)]
+    capacity = min(model.context, max(map(len, run.prompts)) + run.max_tokens)
+    seconds: dict[str, list[float]] = {name: [] for name in plans}
+    texts: dict[str, list[tuple[int, ...]]] = {}
+    passes: dict[str, float] = {}
+    for _ in range(ROUNDS):
+        for name, plan in plans.items():
+            start = perf_counter()
+            done = generate(model, requests, plan, batch=ROWS, capacity=capacity)
+            seconds[name].append(perf_counter() - start)
+            texts[name] = [completion.tokens for completion in done]
+            passes[name] = sum(c.stats.passes for c in done) / sum(len(c.tokens) for c in done)
+    table: list[Row] = []
+    ratios: dict[str, float] = {}
+    for name in plans:
+        ratios[name] = median(one / two for one, two in zip(seconds["ragged"], seconds[name], strict=True))
+        same = sum(one == two for one, two in zip(texts["ragged"], texts[name], strict=True))
+        rate = sum(map(len, texts[name])) / median(seconds[name])
+        table.append(
+            {
+                "schedule": name,
+                "tokens/s": f"{rate:,.0f}",
+                "over ragged": f"{ratios[name]:.2f}x",
+                "passes per token": f"{passes[name]:.2f}",
+                "identical": f"{same}/{len(requests)}",
+            }
+        )
+    whole = all(found == texts["ragged"] for found in texts.values())
+    told = ", ".join(f"{row['schedule']} {row['over ragged']}" for row in table[1:])
+    told = f"{told} of a ragged batch of {ROWS} with {DRAFTER}; all ids {'the same' if whole else 'NOT the same'}"
+    claimed = "the same token ids as any batch, in less time than a ragged one"
+    own = seconds[_label(Plan((run.knob,)))]
+    gains = all(two < one for one, two in zip(seconds["ragged"], own, strict=True))
+    return ("holds" if whole and gains else "does not hold"), claimed, told, table
+
+
 _COMPARISONS = {
+    "decode.schedule": _schedule,
     "decode.draft": _drafter,
     "decode.accept": _acceptor,
     "decode.search.pac": _sets,

@@ -5,6 +5,7 @@ clock.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import version
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from steno.measure import Fidelity, Span
 from steno.measure.base import Bytes
 from steno.measure.bytes import cache_form
 from steno.measure.speed import Arm
-from steno.tokens import Tokenizer
+from steno.tokens import Tokenizer, Words
 
 from .journal import Lap, Out
 from .prompts import Task
@@ -78,6 +79,7 @@ class ModelLab:
                 text=self.tokenizer.decode if self.tokenizer else None,
                 costs=self._cost_table(plan, requests[0].prompt) if len(unit) == 1 else None,
                 capacity=self.capacity,
+                words=self._words if plan.find("decode.constrain") else None,
             )
         except StenoError as error:
             return Lap(error=str(error))
@@ -88,6 +90,11 @@ class ModelLab:
             decoded=sum(len(completion.tokens) for completion in done),
             outs=tuple(_out(completion) for completion in done),
         )
+
+    @cached_property
+    def _words(self) -> Words | None:
+        """What tokens write, for constraints; a table model has no tokenizer and says so."""
+        return Words.of(self.tokenizer, self.model.vocab, self.model.eos) if self.tokenizer else None
 
     def _cost_table(self, plan: Plan, prompt: Sequence[int]) -> CostTable:
         """Costs of widths under the plan's cache form: taken outside the clock, the same for all plans of that form."""

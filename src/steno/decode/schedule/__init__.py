@@ -1,0 +1,1 @@
+"""Which rows of a batch take part in a step. One schedule stands in a plan."""
