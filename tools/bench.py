@@ -71,8 +71,8 @@ def _replay(record: dict[str, Any], shape: str, args: argparse.Namespace) -> Non
     from race.retelling import race, total
 
     found = race(
-        shape, args.form, folder, tokens=args.replay_tokens, tune_s=args.tune_seconds, threads=args.threads,
-        kinds=_listed(args.kinds, workload.KINDS, "kind"), say=say,
+        shape, args.form, folder, tokens=args.replay_tokens, calibration=args.calibration, tune_s=args.tune_seconds,
+        threads=args.threads, kinds=_listed(args.kinds, workload.KINDS, "kind"), say=say,
     )  # fmt: skip
     old = record.setdefault("replay", {}).get(shape, {"kinds": {}, "plans": {}, "ways": {}})
     for part in ("kinds", "plans", "ways"):
@@ -161,6 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", default=",".join(workload.KINDS), help="recorded texts")
     parser.add_argument("--form", default="int8", help="weight form of the replay")
     parser.add_argument("--replay-tokens", type=int, default=1500, help="output tokens of each kind")
+    parser.add_argument("--calibration", type=int, default=1000, help="output tokens of each kind to tune on")
     parser.add_argument("--tune-seconds", type=float, default=60.0, help="for the search of a plan, per kind")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(2, cores))

@@ -12,9 +12,6 @@ from .shapes import like
 from .stage import ArmFailed, Worker
 from .workload import KINDS, take
 
-CALIBRATION = 1000
-"""Output tokens, from the first conversations of a kind, that plans and peers are tuned on and that do not count."""
-
 
 def race(
     shape: str,
@@ -22,12 +19,16 @@ def race(
     folder: Path,
     *,
     tokens: int,
+    calibration: int,
     tune_s: float,
     threads: int,
     kinds: Sequence[str] = KINDS,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """About `tokens` output tokens of each kind; the record has a tally per arm and kind, and the total."""
+    """About `tokens` output tokens of each kind; the record has a tally per arm and kind, and the total.
+
+    calibration  output tokens of the conversations before them, which plans and peers are tuned on and do not count
+    """
     # One worker per way of running llama.cpp: which is the better one depends on the length of the text.
     peer = like(form)
     arms = [Arm("steno", form), *(Arm("llama.cpp", peer, option) for option in ("", "flash") if peer)]
@@ -47,8 +48,8 @@ def race(
                 out["failed"][arm.name] = str(error)
                 say(f"{shape}: {error}")
         for kind in kinds:
-            first, rest = ([r.name for r in part] for part in take(kind, folder, CALIBRATION, tokens))
-            asked = {"kind": kind, "data": str(folder), "calibration": CALIBRATION, "tokens": tokens}
+            first, rest = ([r.name for r in part] for part in take(kind, folder, calibration, tokens))
+            asked = {"kind": kind, "data": str(folder), "calibration": calibration, "tokens": tokens}
             for worker in workers.values():
                 _told(worker.ask("replay", **asked))
             lanes: dict[str, tuple[Worker, object]] = {}
