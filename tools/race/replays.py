@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from steno.cache.half import Half
@@ -10,8 +10,8 @@ from steno.core import Keeps, Plan
 from steno.decode.base import Request
 from steno.decode.loop import Loop
 from steno.measure.replay import Recording, Replayed
-from steno.tune.journal import Journal
-from steno.tune.lab import ModelLab
+from steno.tune.journal import Journal, Lap
+from steno.tune.lab import ModelLab, Unit
 from steno.tune.prompts import Task
 from steno.tune.search import Goal, Search
 
@@ -41,6 +41,13 @@ class Tally:
             setattr(self, name, getattr(self, name) + value)
 
 
+class DecodingLab(ModelLab):
+    """Counts decoding alone: what one plan had to read of a prompt is there for the next, whichever comes first."""
+
+    def run(self, plan: Plan, unit: Unit) -> Lap:
+        return replace(super().run(plan, unit), prefill_s=0.0)
+
+
 class StenoReplay:
     """A plan has a loop of its own that lives as long as the race: drafters remember earlier outputs."""
 
@@ -54,7 +61,7 @@ class StenoReplay:
         """The plan that steno's own search finds on calibration texts, as TOML."""
         units = [(Task(name=r.name, category="", text="", request=request(i, r)),) for i, r in enumerate(recordings)]
         search = Search(
-            lab=ModelLab(self.model, None, CAPACITY),
+            lab=DecodingLab(self.model, None, CAPACITY),
             journal=Journal.begin(None, {}),
             units=units,
             base=Plan(),
