@@ -141,7 +141,9 @@ def written(folders: Sequence[str], threads: int) -> str:
 
     _engine.insist_on_threads(True)
     names = scan()
-    drafters = [[], *([name] for name in names if name.startswith("decode.draft."))]
+    # Drafters with trained parts need an adapter; what they draft is a function of the same states.
+    drafts = [n for n, entry in names.items() if n.startswith("decode.draft.") and "adapter" not in entry["fields"]]
+    drafters = [[], *([name] for name in drafts)]
     acceptors = [name for name in names if name.startswith("decode.accept.")]
     # Text that repeats itself, so that drafts are accepted.
     requests = [
