@@ -4,27 +4,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_up import program
+from made_up import SOURCES, program
 
 from steno.train import recipe as recipes
 from steno.train.run import prepare
 
-RECIPE = """
+RECIPE = (
+    """
 steno_train = 1
 name = "micro"
-[[source]]
-name = "made-up"
-kind = "files"
-bucket = "code"
-path = "{path}"
-globs = ["*.py"]
-licence = "Apache-2.0"
-[[bucket]]
-name = "code"
-weight = 1.0
-hold_out_files = 3
-hold_out_min_file = 100
-[tokenizer]
+"""
+    + SOURCES
+    + """[tokenizer]
 vocab = 320
 sample_mb = 1.0
 [shape]
@@ -44,6 +35,7 @@ warmup_steps = 2
 eval_every = 3
 log_every = 1
 """
+)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,22 @@
 
 import random
 
+SOURCES = """
+[[source]]
+name = "made-up"
+kind = "files"
+bucket = "code"
+path = "{path}"
+globs = ["*.py"]
+licence = "Apache-2.0"
+[[bucket]]
+name = "code"
+weight = 1.0
+hold_out_files = 3
+hold_out_min_file = 100
+"""
+"""Their part of a recipe, for `format(path=...)`."""
+
 
 def program(seed: int) -> str:
     """A short made-up program; different seeds share no lines worth naming."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import SOURCES
 
 from steno.core import Nodes, Want
 from steno.core.errors import DataError, ModelError
@@ -19,23 +20,14 @@ from steno.train.base import Document, RecipeError
 from steno.train.heads import collect
 from steno.train.heads import recipe as recipes
 
-RECIPE = """
+RECIPE = (
+    """
 steno_adapter = 1
 method = "decode.draft.{method}"
 model = "nib"
-[[source]]
-name = "made-up"
-kind = "files"
-bucket = "code"
-path = "{path}"
-globs = ["*.py"]
-licence = "Apache-2.0"
-[[bucket]]
-name = "code"
-weight = 1.0
-hold_out_files = 3
-hold_out_min_file = 100
-[text]
+"""
+    + SOURCES
+    + """[text]
 rows = 6
 tokens = 40
 prompt = 12
@@ -48,6 +40,7 @@ rows = 2
 lr = 3e-3
 warmup_steps = 2
 """
+)
 
 
 class Words:

@@ -4,79 +4,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steno.core import CacheSpec, Caps, Model, Nodes, Session, Step, Want
+from steno.core import CacheSpec, Model, Nodes, Session, Step, Want
+from steno.core.through import ThroughModel, ThroughSession
 
 from ._lab import Broken, Floats, lineage
 from ._plain import Past
 
 
-class Watched:
+class Watched(ThroughModel):
     """`model`, watched. `ends` replaces its end tokens.
 
     seen  raw logits [V] at every committed node, by the past that ends with it
     """
 
     def __init__(self, model: Model, ends: frozenset[int] | None = None) -> None:
-        self.model = model
+        super().__init__(model)
         self.ends = model.eos if ends is None else ends
         self.seen: dict[Past, Floats] = {}
         self.branching = 0
 
     @property
-    def name(self) -> str:
-        return self.model.name
-
-    @property
-    def backend(self) -> str:
-        return self.model.backend
-
-    @property
-    def vocab(self) -> int:
-        return self.model.vocab
-
-    @property
-    def context(self) -> int:
-        return self.model.context
-
-    @property
     def eos(self) -> frozenset[int]:
         return self.ends
-
-    @property
-    def fingerprint(self) -> str:
-        return self.model.fingerprint
-
-    @property
-    def origin(self) -> str:
-        return self.model.origin
-
-    def weight_bytes(self) -> int:
-        return self.model.weight_bytes()
 
     def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> "WatchedSession":
         return WatchedSession(self, self.model.open(batch, capacity, cache), [[] for _ in range(batch)])
 
 
-class WatchedSession:
+class WatchedSession(ThroughSession):
     """Passes every call on, and keeps the ids of every row beside it."""
 
     def __init__(self, owner: Watched, inner: Session, rows: list[list[int]]) -> None:
+        super().__init__(inner)
         self.owner = owner
-        self.inner = inner
         self.rows = rows
         self._last: tuple[Nodes, Step | None] | None = None
-
-    @property
-    def caps(self) -> Caps:
-        return self.inner.caps
-
-    @property
-    def vocab(self) -> int:
-        return self.inner.vocab
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.inner.lengths
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> Floats | None:
         out = self.inner.prefill(prompts, last=last)
@@ -110,23 +72,11 @@ class WatchedSession:
         self._agree("commit")
 
     def crop(self, lengths: Sequence[int]) -> None:
-        self.inner.crop(lengths)
+        super().crop(lengths)
         self.rows = [row[:n] for row, n in zip(self.rows, lengths, strict=True)]
 
     def fork(self, rows: Sequence[int]) -> "WatchedSession":
         return WatchedSession(self.owner, self.inner.fork(rows), [list(self.rows[r]) for r in rows])
-
-    def embed(self, tokens: "np.ndarray[tuple[int, ...], np.dtype[np.int32]]") -> Floats:
-        return self.inner.embed(tokens)
-
-    def head(self, hidden: Floats) -> Floats:
-        return self.inner.head(hidden)
-
-    def room(self) -> tuple[int, ...]:
-        return self.inner.room()
-
-    def cache_bytes(self) -> dict[str, int]:
-        return self.inner.cache_bytes()
 
     def _agree(self, call: str) -> None:
         want = tuple(map(len, self.rows))

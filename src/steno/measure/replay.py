@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from steno.core import PAD, ROOT, CacheSpec, Caps, Model, Nodes, Session, Step, Want
+from steno.core import PAD, ROOT, CacheSpec, Model, Nodes, Session, Step, Want
 from steno.core.errors import CapsError, DataError
+from steno.core.through import ThroughModel, ThroughSession
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ class Recording:
     output: tuple[int, ...]
 
 
-class Replayed:
+class Replayed(ThroughModel):
     """`model` with its choices replaced by recordings, which are told apart by their prompts. A `core.Model`.
 
     cache  the form of sessions that are opened with none
@@ -39,15 +40,8 @@ class Replayed:
     """
 
     def __init__(self, model: Model, recordings: Sequence[Recording], cache: CacheSpec | None = None) -> None:
-        self.model = model
+        super().__init__(model)
         self.cache = cache
-        self.backend = model.backend
-        self.vocab = model.vocab
-        self.context = model.context
-        self.eos = model.eos
-        self.name = f"{model.name} replayed"
-        self.fingerprint = model.fingerprint
-        self.origin = model.origin
         self.texts: dict[tuple[int, ...], Ints] = {}
         self._kept: dict[tuple[int, int, CacheSpec | None], ReplaySession] = {}
         for recording in recordings:
@@ -61,8 +55,9 @@ class Replayed:
                 )
             self.texts[key] = np.array((*recording.prompt, *recording.output), np.int32)
 
-    def weight_bytes(self) -> int:
-        return self.model.weight_bytes()
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} replayed"
 
     def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> "ReplaySession":
         """A session; one of the same form that was opened before is emptied and given again, its prompts kept."""
@@ -75,13 +70,11 @@ class Replayed:
         return kept
 
 
-class ReplaySession:
+class ReplaySession(ThroughSession):
     """A session whose choices are recorded ones. Implements `core.Session`."""
 
     def __init__(self, inner: Session, batch: int, texts: dict[tuple[int, ...], Ints]) -> None:
-        self.inner = inner
-        self.caps: Caps = inner.caps
-        self.vocab = inner.vocab
+        super().__init__(inner)
         self._texts = texts
         self._ids: list[list[int]] = [[] for _ in range(batch)]
         self._held: list[list[int]] = [[] for _ in range(batch)]
@@ -139,18 +132,9 @@ class ReplaySession:
             other._text[i] = self._text[row]
         return other
 
-    def embed(self, tokens: Ints) -> Floats:
-        return self.inner.embed(tokens)
-
-    def head(self, hidden: Floats) -> Floats:
-        return self.inner.head(hidden)
-
     def room(self) -> tuple[int, ...]:
         self._shorten(self.lengths)
         return self.inner.room()
-
-    def cache_bytes(self) -> dict[str, int]:
-        return self.inner.cache_bytes()
 
     def _shorten(self, lengths: Sequence[int]) -> None:
         """Make the inner session let go of what was kept for a prompt that did not come."""

@@ -9,8 +9,9 @@ gives: bit for bit where its sessions promise that of chains.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from steno.core import CacheSpec, Caps, Model, Nodes, Session, Step, Want
+from steno.core import CacheSpec, Model, Session
 from steno.core.stretch import Keeper
+from steno.core.through import ThroughModel, ThroughSession
 
 from ._prefix import PrefixCache
 
@@ -18,54 +19,27 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Ints = npt.NDArray[np.int32]
     Floats = npt.NDArray[np.float32]
 
 
-class Remembering:
+class Remembering(ThroughModel):
     """A model whose sessions look prompts up in a prefix cache. Implements `core.Model`."""
 
     def __init__(self, model: Model, cache: PrefixCache) -> None:
-        self.model, self.cache = model, cache
-        self.name, self.backend, self.vocab, self.context = model.name, model.backend, model.vocab, model.context
-
-    @property
-    def eos(self) -> frozenset[int]:
-        return self.model.eos
-
-    @property
-    def fingerprint(self) -> str:
-        return self.model.fingerprint
-
-    @property
-    def origin(self) -> str:
-        return self.model.origin
-
-    def weight_bytes(self) -> int:
-        return self.model.weight_bytes()
+        super().__init__(model)
+        self.cache = cache
 
     def open(self, batch: int, capacity: int, cache: CacheSpec | None = None) -> Session:
         session = self.model.open(batch, capacity, cache)
         return RememberingSession(session, self.cache) if isinstance(session, Keeper) else session
 
 
-class RememberingSession:
+class RememberingSession(ThroughSession):
     """A `core.Session` whose `prefill` of an empty row starts behind what is known of its prompt."""
 
     def __init__(self, session: Keeper, cache: PrefixCache) -> None:
+        super().__init__(session)
         self.session, self.cache = session, cache
-
-    @property
-    def caps(self) -> Caps:
-        return self.session.caps
-
-    @property
-    def vocab(self) -> int:
-        return self.session.vocab
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.session.lengths
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, last: bool = False) -> "Floats | None":
         session, cache = self.session, self.cache
@@ -118,28 +92,7 @@ class RememberingSession:
         stretch = self.session.save(row, start, stop)
         self.cache.put(keys[index], stretch, self.session.stamp, ids[start:stop])
 
-    def forward(self, nodes: Nodes, want: Want = Want()) -> Step:
-        return self.session.forward(nodes, want)
-
-    def commit(self, paths: Sequence[Sequence[int]]) -> None:
-        self.session.commit(paths)
-
-    def crop(self, lengths: Sequence[int]) -> None:
-        self.session.crop(lengths)
-
     def fork(self, rows: Sequence[int]) -> "RememberingSession":
         twin = self.session.fork(rows)
         assert isinstance(twin, Keeper)
         return RememberingSession(twin, self.cache)
-
-    def embed(self, tokens: "Ints") -> "Floats":
-        return self.session.embed(tokens)
-
-    def head(self, hidden: "Floats") -> "Floats":
-        return self.session.head(hidden)
-
-    def room(self) -> tuple[int, ...]:
-        return self.session.room()
-
-    def cache_bytes(self) -> dict[str, int]:
-        return self.session.cache_bytes()
